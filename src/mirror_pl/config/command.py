@@ -1,0 +1,100 @@
+"""What all commands share: composing the config, and turning errors into one screen and an exit code."""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from mirror_pl.config.locate import config_dir, demo_dir
+from mirror_pl.errors import EXIT_NOT_STARTED, ConfigError, MirrorError, nearest
+
+HYDRA_VERSION = "1.3"
+"""Behaviour asked of Hydra, whichever version is installed."""
+
+_CHOICE = re.compile(r"^\+?(?P<group>[a-z_]+)=(?P<names>[\w.,-]+)$")
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Make a command's main function: Hydra composes ``configs/{config_name}.yaml`` with the command line.
+
+    A `MirrorError` becomes a message on standard error and the error's exit code; other errors keep their traceback.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run_one(cfg: DictConfig) -> None:
+            try:
+                _use_hydra_folder(cfg)
+                main(cfg)
+            except (MirrorError, OmegaConfBaseException) as error:
+                raise SystemExit(_report(error)) from error
+
+        def run() -> None:
+            try:
+                check_choices(sys.argv[1:])
+            except MirrorError as error:
+                raise SystemExit(_report(error)) from error
+            _register_resolvers()
+            hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
+
+        return run
+
+    return decorate
+
+
+def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Compose a command's config without running it, as the command line would with `overrides`."""
+    check_choices(overrides)
+    _register_resolvers()
+    with hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
+        return hydra.compose(config_name=config_name, overrides=list(overrides))
+
+
+def check_choices(overrides: Sequence[str]) -> None:
+    """Refuse an unknown option of a config group, such as a misspelt benchmark, naming the nearest one.
+
+    Hydra lists the options too, without the nearest, and below a traceback when composing in a sweep. Values with other
+    characters than names have, such as globs, and options in folders of the user's own are left to Hydra.
+
+    Raises:
+        ConfigError: With all options.
+    """
+    if any(re.match(r"(--config-dir|-cd|hydra\.searchpath)", override) for override in overrides):
+        return
+    for override in overrides:
+        match = _CHOICE.match(override)
+        if match is None or not (config_dir() / match["group"]).is_dir():
+            continue
+        options = sorted(path.stem for path in (config_dir() / match["group"]).glob("*.yaml"))
+        for name in match["names"].split(","):
+            if name not in options and name != "null":
+                raise ConfigError(
+                    f"{match['group']}={name}: there is no such {match['group']}.{nearest(name, options)}\n"
+                    f"Available: {', '.join(options)}"
+                )
+
+
+def _use_hydra_folder(cfg: DictConfig) -> None:
+    """In a sweep each job has a folder of its own, chosen by Hydra: make it the job's `output_dir`."""
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN and "output_dir" in cfg:
+        with open_dict(cfg):
+            cfg.output_dir = hydra_cfg.runtime.output_dir
+
+
+def _register_resolvers() -> None:
+    OmegaConf.register_new_resolver("demo", lambda name: str(Path(demo_dir()) / name), replace=True)
+
+
+def _report(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return error.exit_code if isinstance(error, MirrorError) else EXIT_NOT_STARTED

@@ -1,0 +1,36 @@
+"""Where the files lie that are shipped with the code: in the installed package, or in the checkout it is run from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+CHECKOUT = PACKAGE.parents[1]
+
+
+def config_dir() -> Path:
+    """Return the folder of the Hydra configs.
+
+    Raises:
+        FileNotFoundError: If neither place has it, naming both.
+    """
+    return _first_with("eval.yaml", PACKAGE / "configs", CHECKOUT / "configs")
+
+
+def demo_dir() -> Path:
+    """Return the folder of the embedded default: ``v3_gated/checkpoint-h-cur.pth`` and ``data/``.
+
+    Until a trained miniature exists, it is the small golden set of the tests, with random weights.
+
+    Raises:
+        FileNotFoundError: If neither place has it, naming both.
+    """
+    return _first_with("data", PACKAGE / "demo", CHECKOUT / "tests/golden/small")
+
+
+def _first_with(name: str, *folders: Path) -> Path:
+    for folder in folders:
+        if (folder / name).exists():
+            return folder
+    places = " nor ".join(str(folder) for folder in folders)
+    raise FileNotFoundError(f"mirror_pl is not installed completely: no {name} in {places}; install it again")

@@ -1,0 +1,127 @@
+"""From a file on disk to named tensors, safely: nothing in a file is executed, whatever it claims to be."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from mirror_pl.errors import CheckpointError, name_list
+
+CONFIG_FILE: Final = "config.json"
+WEIGHTS_FILE: Final = "model.safetensors"
+CONFIG_KEY: Final = "mirror_pl"
+"""Key under which a Lightning checkpoint of ours carries the detector's config."""
+
+_ENVELOPES = ("model", "state_dict", "model_state_dict")
+
+
+@dataclass(frozen=True)
+class RawCheckpoint:
+    """What a file holds, before any of it is understood.
+
+    Attributes:
+        path: Where it came from.
+        tensors: Under the names they have in the file.
+        config: The detector's config, where the file carries one.
+        memory_config: Size of the bank, where a Phase-1 file carries it.
+    """
+
+    path: Path
+    tensors: Mapping[str, Tensor]
+    config: Mapping[str, Any] | None = None
+    memory_config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path) -> RawCheckpoint:
+    """Read a published ``.pth``, a Lightning checkpoint, or a folder written by ``mirror_pl.convert``.
+
+    Tensors are memory-mapped where the format allows it: nothing is copied before it is used.
+
+    Raises:
+        CheckpointError: If the path is missing, the file damaged or of another kind, or would run code when loaded.
+    """
+    if not path.exists():
+        raise CheckpointError(f"checkpoint: {path} does not exist; give one with checkpoint=FILE_OR_FOLDER")
+    if path.is_dir() or path.name == WEIGHTS_FILE:
+        return _read_folder(path if path.is_dir() else path.parent)
+    return _open_envelope(path, _read_pickle(path))
+
+
+def _read_folder(folder: Path) -> RawCheckpoint:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise CheckpointError(
+                f"checkpoint: no {name} in the folder {folder}; expected a folder written by "
+                "python -m mirror_pl.convert, or a checkpoint file"
+            )
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        tensors = load_file(folder / WEIGHTS_FILE)
+    except (ValueError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint: {folder} is damaged: {error}") from error
+    if not isinstance(config, dict) or "detector" not in config:
+        raise CheckpointError(
+            f"checkpoint: {folder / CONFIG_FILE} describes no detector. A Hugging Face backbone folder is given as "
+            "backbone.path=FOLDER, with the detector's file as checkpoint=FILE"
+        )
+    return RawCheckpoint(folder, tensors, config=config["detector"])
+
+
+def _read_pickle(path: Path) -> Any:
+    # The published files carry their command line as an argparse.Namespace: a plain holder of values, the only class
+    # let in besides tensors and containers.
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or "not an allowed" in str(error):
+            raise CheckpointError(
+                f"checkpoint: {path} was refused: loading it would run code. It asks for more than tensors and plain "
+                f"values ({_first_line(error)})"
+            ) from error
+        raise CheckpointError(f"checkpoint: {path} is no PyTorch checkpoint, or a damaged one") from error
+    except IsADirectoryError:
+        raise
+    except Exception as error:  # a damaged archive surfaces as RuntimeError, EOFError, ValueError, KeyError, ...
+        raise CheckpointError(
+            f"checkpoint: {path} ({path.stat().st_size} bytes) is no PyTorch checkpoint, or a truncated one: "
+            f"{_first_line(error)}"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    unsupported = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
+    return (unsupported or lines or [type(error).__name__])[0]
+
+
+def _open_envelope(path: Path, content: Any) -> RawCheckpoint:
+    if not isinstance(content, dict):
+        raise CheckpointError(f"checkpoint: {path} holds a {type(content).__name__}, expected a dict of tensors")
+    key = next((key for key in _ENVELOPES if isinstance(content.get(key), dict)), None)
+    tensors = content if key is None else content[key]
+    strangers = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
+    if not tensors or strangers:
+        raise CheckpointError(
+            f"checkpoint: {path} is not a detector's checkpoint: no dict of tensors under any of "
+            f"{name_list(_ENVELOPES)}, nor by itself; it holds {name_list(map(str, content)) or 'nothing'}"
+        )
+    ours = content.get(CONFIG_KEY)
+    return RawCheckpoint(
+        path,
+        tensors,
+        config=ours["detector"] if isinstance(ours, dict) and "detector" in ours else None,
+        memory_config=content["memory_config"] if isinstance(content.get("memory_config"), dict) else {},
+    )

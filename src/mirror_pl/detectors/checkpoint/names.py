@@ -1,0 +1,106 @@
+"""Names of tensors: ours, those of the published files, and those of transformers, whose names keep moving.
+
+Our names, in our safetensors files and Lightning checkpoints::
+
+    normalise.{mean,std}
+    backbone.embeddings.{cls_token,mask_token,register_tokens,position_embeddings}
+    backbone.embeddings.patches.{weight,bias}
+    backbone.layers.N.{norm1,norm2}.{weight,bias}
+    backbone.layers.N.attention.{q,k,v,o}.{weight,bias}, and .{q,k,v}.{lora_a,lora_b}
+    backbone.layers.N.{layer_scale1,layer_scale2}
+    backbone.layers.N.mlp.{gate,up,down}.{weight,bias}
+    backbone.norm.{weight,bias}
+    memory_bank.memory, memory_bank.{q,k,v,out}.weight, memory_bank.out.bias
+    head.{perplexity_branch,residual_branch,classifier}.I.{weight,bias}
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from torch import nn
+
+from mirror_pl.detectors.lora import ADAPTER
+
+# What wrappers put before a name: DistributedDataParallel and torch.compile.
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+
+# Published names of everything around transformers' module, and ours. A live detector's names are ours already, but for
+# the module of transformers, which it holds as `backbone.model`.
+_AROUND = (
+    (re.compile(r"^norm\."), "normalise."),
+    (re.compile(r"^memory_bank\.([qkv]|out)_proj\."), r"memory_bank.\1."),
+    (re.compile(r"^detector\.perplexity_mlp\."), "head.perplexity_branch."),
+    (re.compile(r"^detector\.residual_mlp\."), "head.residual_branch."),
+    (re.compile(r"^detector\.head\."), "head.classifier."),
+)
+_TRANSFORMERS = re.compile(r"^backbone\.(?:dino|model)\.")
+
+# What peft puts into a name: around a layer it was given whole, around a weight it adapts, and after an adapter.
+_PEFT = (
+    (re.compile(r"\.base_model\.model\."), "."),
+    (re.compile(r"\.base_layer\."), "."),
+    (re.compile(rf"\.lora_A\.{ADAPTER}\.weight$"), ".lora_a"),
+    (re.compile(rf"\.lora_B\.{ADAPTER}\.weight$"), ".lora_b"),
+)
+
+# transformers' names inside a backbone and ours, line by line. They exclude each other, so one table reads every line.
+_LAYER = r"^layers\.(\d+)\."
+_BACKBONE = (
+    # Where the layers are.
+    (re.compile(r"^model\.layer\."), "layers."),  # DINOv3, from 5.4 on
+    (re.compile(r"^layer\."), "layers."),  # DINOv3, to 5.3
+    (re.compile(r"^encoder\.layer\."), "layers."),  # DINOv2, all
+    # Attention.
+    (re.compile(_LAYER + r"attention\.attention\.(q|k|v)(?:uery|ey|alue)\."), r"layers.\1.attention.\2."),  # DINOv2, 4.57
+    (re.compile(_LAYER + r"attention\.output\.dense\."), r"layers.\1.attention.o."),  # DINOv2, 4.57
+    (re.compile(_LAYER + r"attention\.([qkvo])_proj\."), r"layers.\1.attention.\2."),  # DINOv3, all; DINOv2, 5.x
+    # The rest of a layer, the same in all lines.
+    (re.compile(_LAYER + r"layer_scale([12])\.lambda1$"), r"layers.\1.layer_scale\2"),
+    (re.compile(_LAYER + r"mlp\.(gate|up|down)_proj\."), r"layers.\1.mlp.\2."),  # DINOv3
+    (re.compile(_LAYER + r"mlp\.fc1\."), r"layers.\1.mlp.up."),  # DINOv2
+    (re.compile(_LAYER + r"mlp\.fc2\."), r"layers.\1.mlp.down."),  # DINOv2
+    # Around the layers.
+    (re.compile(r"^embeddings\.patch_embeddings\.(?:projection\.)?"), "embeddings.patches."),
+    (re.compile(r"^layernorm\."), "norm."),  # DINOv2
+)
+
+
+def our_name(name: str) -> str:
+    """Translate a tensor's name, from a published file, a live detector or one of our files, to ours.
+
+    A name that nothing is known of comes back unchanged, to be reported as unexpected.
+    """
+    name = _substitute(_WRAPPERS.sub("", name), _AROUND)
+    match = _TRANSFORMERS.match(name)
+    if match is None:
+        return name
+    inner = _substitute(name[match.end() :], _PEFT)
+    return "backbone." + _substitute(inner, _BACKBONE)
+
+
+def our_bank_name(name: str) -> str:
+    """Translate a tensor's name from a Phase-1 file, where ``memory_bank.`` may or may not stand first."""
+    name = _WRAPPERS.sub("", name)
+    return our_name(name if name.startswith("memory_bank.") else f"memory_bank.{name}")
+
+
+def _substitute(name: str, table: Iterable[tuple[re.Pattern[str], str]]) -> str:
+    for pattern, replacement in table:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+T = TypeVar("T")
+
+
+def with_our_names(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Translate all names of `tensors`, a state dict of a live detector or of any file."""
+    return {our_name(name): tensor for name, tensor in tensors.items()}
+
+
+def live_names(detector: nn.Module) -> dict[str, str]:
+    """Return, for each of our names, the name that tensor has inside `detector` under the installed transformers."""
+    return {our_name(name): name for name in detector.state_dict()}

@@ -1,0 +1,45 @@
+"""Our own format: a folder with the config as JSON and the weights as safetensors, under names of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mirror_pl.detectors.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
+from mirror_pl.detectors.config import DetectorConfig
+from mirror_pl.errors import ConfigError
+from mirror_pl.files import whole_folder, write_text
+
+FORMAT_VERSION = 1
+
+
+def save_folder(
+    folder: Path, tensors: Mapping[str, Tensor], config: DetectorConfig, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a detector to a new folder, whole or not at all.
+
+    Args:
+        folder: Must not exist.
+        tensors: Weights under our names.
+        config: The detector they belong to.
+        dtype: Stored precision of the weights; the normalisation constants stay float32.
+
+    Raises:
+        ConfigError: If `folder` exists.
+    """
+    from safetensors.torch import save_file
+
+    if folder.exists():
+        raise ConfigError(f"output: {folder} exists already; nothing is overwritten. Give a new folder as output=FOLDER")
+    stored = {
+        name: tensor.to(torch.float32 if name.startswith("normalise.") else dtype).contiguous()
+        for name, tensor in tensors.items()
+    }
+    with whole_folder(folder) as temporary:
+        save_file(stored, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        description = {"format": "mirror_pl detector", "version": FORMAT_VERSION, "detector": config.to_dict()}
+        write_text(temporary / CONFIG_FILE, json.dumps(description, indent=2) + "\n")

@@ -1,0 +1,167 @@
+"""A detector described in plain values: what a checkpoint carries, and what rebuilds the model without Hydra."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeVar, get_args
+
+from mirror_pl.errors import ConfigError, name_list, nearest
+from mirror_pl.images.spec import PreprocessSpec
+
+Family = Literal["dinov2", "dinov3"]
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Architecture of a DINOv2 or DINOv3 vision transformer.
+
+    Attributes:
+        family: Which of the two; decides normalisation layers, position encoding and attention biases.
+        width: Features a token, D.
+        depth: Number of layers.
+        heads: Attention heads a layer; divides `width`.
+        mlp_width: Hidden features of a layer's MLP.
+        gated_mlp: Gated SiLU (DINOv3 ViT-H+) instead of GELU.
+        patch_px: Side of a square patch in pixels.
+        registers: Register tokens between CLS and the patches.
+        native_px: Side of the square images the position table was made for (DINOv2; DINOv3 has no table).
+        rope_rescale: DINOv3 rescales its position coordinates at random in train mode, by up to this factor. transformers
+            does so by default (2.0), also for a frozen backbone; here it is off unless asked for.
+    """
+
+    family: Family
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+    gated_mlp: bool = False
+    patch_px: int = 16
+    registers: int = 0
+    native_px: int = 224
+    rope_rescale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.family not in get_args(Family):
+            raise ConfigError(f"backbone family must be one of {get_args(Family)}, got {self.family!r}")
+        if self.width % self.heads:
+            raise ConfigError(f"backbone width {self.width} is not divisible by its {self.heads} heads")
+        if self.family == "dinov2" and (self.gated_mlp or self.registers or self.rope_rescale):
+            raise ConfigError("a DINOv2 backbone has no gated MLP, no registers and no RoPE; set none of the three")
+
+    def __str__(self) -> str:
+        gated = " gated" if self.gated_mlp else ""
+        return (
+            f"{self.family}, width {self.width}, {self.depth} layers, {self.heads} heads, MLP {self.mlp_width}{gated}, "
+            f"patch {self.patch_px}, {self.registers} registers"
+        )
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on q, k and v of every layer: W + (alpha / rank) B A."""
+
+    rank: int = 8
+    alpha: float = 16.0
+
+    @property
+    def scaling(self) -> float:
+        """Factor of B A; 2.0 as published."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class MemoryBankConfig:
+    """Size of the bank and of its retrieval: `slots` K, `heads` H, `top_k` slots kept a row."""
+
+    slots: int = 4096
+    heads: int = 8
+    top_k: int = 128
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.slots:
+            raise ConfigError(f"top_k must be between 1 and the {self.slots} slots of the memory bank, got {self.top_k}")
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """Sizes of the dual-branch head; the defaults are the published ones."""
+
+    perplexity_width: int = 64
+    residual_hidden: int = 512
+    residual_width: int = 256
+    hidden: int = 512
+    dropout: float = 0.3
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """Everything needed to rebuild a MIRROR detector before its weights are loaded.
+
+    Attributes:
+        backbone: Its architecture.
+        lora: Its adapters; ``None`` where there are none, or where they were merged into the weights.
+        memory_bank: Size of the bank and of its retrieval.
+        head: Sizes of the head.
+        drop_registers: Keep register tokens away from the bank (a variant; published weights use them).
+        preprocess: The recipe whose pixels the weights were trained for.
+    """
+
+    backbone: BackboneConfig
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    memory_bank: MemoryBankConfig = field(default_factory=MemoryBankConfig)
+    head: HeadConfig = field(default_factory=HeadConfig)
+    drop_registers: bool = False
+    preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
+
+    def __post_init__(self) -> None:
+        if self.backbone.width % self.memory_bank.heads:
+            raise ConfigError(
+                f"backbone width {self.backbone.width} is not divisible by the {self.memory_bank.heads} heads of the "
+                "memory bank"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as nested dicts of plain values, fit for JSON and for a safe checkpoint."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> DetectorConfig:
+        """Rebuild a config written by `to_dict`.
+
+        Raises:
+            ConfigError: If a key is unknown or missing, or a value is out of range.
+        """
+        values = dict(values)
+        parts: dict[str, Any] = {
+            "backbone": BackboneConfig,
+            "lora": LoraConfig,
+            "memory_bank": MemoryBankConfig,
+            "head": HeadConfig,
+            "preprocess": PreprocessSpec,
+        }
+        for name, part in parts.items():
+            if values.get(name) is not None:
+                values[name] = from_mapping(part, values[name], where=f"detector config, {name}")
+        return from_mapping(cls, values, where="detector config")
+
+
+T = TypeVar("T")
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """Build the dataclass `cls` from `values`, refusing unknown and missing keys by name; lists become tuples.
+
+    Raises:
+        ConfigError: Naming `where` and the keys.
+    """
+    known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    unknown = [key for key in values if key not in known]
+    if unknown:
+        raise ConfigError(
+            f"{where}: unknown key {unknown[0]!r}.{nearest(str(unknown[0]), known)} Known: {name_list(known, 20)}"
+        )
+    try:
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+    except TypeError as error:
+        raise ConfigError(f"{where}: {error}") from error

@@ -1,0 +1,75 @@
+"""MIRROR: a backbone, a memory bank of real prototypes, and a dual-branch head (arXiv 2602.02222)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mirror_pl.detectors.backbone import Backbone, Features
+from mirror_pl.detectors.config import DetectorConfig
+from mirror_pl.detectors.contract import Detector, Verdict
+from mirror_pl.detectors.head import DualBranchHead
+from mirror_pl.detectors.lora import add_lora
+from mirror_pl.detectors.memory_bank import MemoryBank
+from mirror_pl.labels import FAKE, REAL
+from mirror_pl.retrieval import TokenEvidence
+
+
+class Normalise(nn.Module):
+    """Subtract the mean and divide by the std of each channel; part of the detector, as in the published weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise ``(B, 3, H, W)`` pixels in [0, 1]."""
+        return (pixels - self.mean) / self.std
+
+
+class MirrorDetector(Detector):
+    """The detector as published; `config` rebuilds it.
+
+    Its verdict's evidence: ``logit_real`` and ``logit_fake`` ``(B,)``, the two outputs whose difference is the logit;
+    ``max_weight`` and ``entropy`` ``(B,)``, the perplexity evidence; ``mean_residual`` ``(B, D)``.
+    """
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__(config.preprocess)
+        self.config = config
+        width = config.backbone.width
+        self.normalise = Normalise(config.preprocess.mean, config.preprocess.std)
+        self.backbone = Backbone(config.backbone)
+        if config.lora is not None:
+            add_lora(self.backbone, config.lora)
+        self.memory_bank = MemoryBank(width, config.memory_bank)
+        self.head = DualBranchHead(width, config.head)
+
+    def features(self, pixels: Tensor) -> Features:
+        """Return CLS and the tokens that go to the bank, for pixels ``(B, 3, H, W)`` in [0, 1]."""
+        features = self.backbone(self.normalise(pixels))
+        if self.config.drop_registers:
+            return Features(features.cls, features.tokens[:, self.config.backbone.registers :])
+        return features
+
+    def score(self, pixels: Tensor) -> Verdict:
+        """Score pixels ``(B, 3, H, W)`` in [0, 1]."""
+        features = self.features(pixels)
+        evidence = self.memory_bank(features.tokens)
+        perplexity = torch.stack([evidence.max_weight, evidence.entropy], dim=-1)
+        logits = self.head(perplexity, evidence.mean_residual, features.cls).float()
+        logit = logits[:, FAKE] - logits[:, REAL]
+        return Verdict(
+            logit=logit,
+            p_fake=logit.sigmoid(),
+            evidence={"logit_real": logits[:, REAL], "logit_fake": logits[:, FAKE], **evidence._asdict()},
+        )
+
+    def reconstruct(self, pixels: Tensor) -> tuple[Tensor, TokenEvidence]:
+        """Return the tokens ``(B, N, D)`` and what the bank makes of each, for pixels ``(B, 3, H, W)`` in [0, 1]."""
+        tokens = self.features(pixels).tokens
+        return tokens, self.memory_bank.reconstruct(tokens)

@@ -1,0 +1,55 @@
+"""The errors a user can cause, each with the exit code its command ends with.
+
+A message says what is wrong, where, what was got and expected, and the command that mends it. Everything else that is
+raised is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+EXIT_COMPLETE = 0
+"""Everything asked for was done."""
+EXIT_NOT_STARTED = 2
+"""Bad arguments, data or checkpoint: nothing was evaluated or written."""
+EXIT_INCOMPLETE = 3
+"""Everything was written, but too many images were bad or a required subset is absent."""
+
+
+class MirrorError(Exception):
+    """Base of all errors a user can cause; `exit_code` is what the command ends with."""
+
+    exit_code = EXIT_NOT_STARTED
+
+
+class ConfigError(MirrorError):
+    """A setting is unknown, missing or contradicts another one."""
+
+
+class DataError(MirrorError):
+    """A data folder is missing or does not hold what the benchmark needs."""
+
+
+class CheckpointError(MirrorError):
+    """A weight file is missing, damaged, unsafe, or does not fit the detector asked for."""
+
+
+class IncompleteRunError(MirrorError):
+    """The run wrote its results, but they are not what was asked for in full."""
+
+    exit_code = EXIT_INCOMPLETE
+
+
+def name_list(names: Iterable[str], limit: int = 8) -> str:
+    """Join `names` for a message, the first `limit` of them, saying how many are left out."""
+    names = list(names)
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown}, ... ({len(names) - limit} more)"
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """Return " Did you mean X?" for the option closest to `name`, ignoring letter case, or an empty string."""
+    by_folded = {option.casefold(): option for option in options}
+    close = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    return f" Did you mean {by_folded[close[0]]}?" if close else ""

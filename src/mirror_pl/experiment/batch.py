@@ -1,0 +1,72 @@
+"""What travels from the loader's workers to the detector."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mirror_pl.scores import Status
+
+
+class Sample(NamedTuple):
+    """One image of a benchmark, decoded and preprocessed, or the reason why not.
+
+    Attributes:
+        id: Its position in the benchmark's index.
+        label: 0 real, 1 fake.
+        subset: Position of its subset in the manifest.
+        status: What became of it.
+        pixels: ``(H, W, 3)`` uint8; None where undecodable.
+        reason: In words, where the status is not OK; otherwise empty.
+    """
+
+    id: int
+    label: int
+    subset: int
+    status: Status
+    pixels: NDArray[np.uint8] | None
+    reason: str
+
+
+class Flaw(NamedTuple):
+    """An image that was not read as it should have been."""
+
+    id: int
+    status: Status
+    reason: str
+
+
+class Batch(NamedTuple):
+    """B images that could be decoded, and the flaws met on the way to them; B may be 0.
+
+    Attributes:
+        ids: ``(B,)`` int64.
+        pixels: ``(B, 3, H, W)`` uint8; scaled and normalised on the device.
+        labels: ``(B,)`` int64.
+        subsets: ``(B,)`` int64.
+        flaws: Undecodable images, which are not among the B, and truncated ones, which are.
+    """
+
+    ids: Tensor
+    pixels: Tensor
+    labels: Tensor
+    subsets: Tensor
+    flaws: list[Flaw]
+
+
+def collate(samples: list[Sample]) -> Batch:
+    """Put samples together."""
+    good = [sample for sample in samples if sample.pixels is not None]
+    pixels = [torch.from_numpy(sample.pixels) for sample in good]
+    return Batch(
+        ids=torch.tensor([sample.id for sample in good], dtype=torch.int64),
+        # Stays channels-last in memory: no copy here, and the layout convolutions like.
+        pixels=torch.stack(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0, 3, 1, 1, dtype=torch.uint8),
+        labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
+        subsets=torch.tensor([sample.subset for sample in good], dtype=torch.int64),
+        flaws=[Flaw(s.id, s.status, s.reason) for s in samples if s.status is not Status.OK],
+    )

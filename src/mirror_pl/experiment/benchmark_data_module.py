@@ -1,0 +1,96 @@
+"""A benchmark as a LightningDataModule: one dataset and one loader for all its subsets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning as L
+from torch.utils.data import DataLoader, Sampler
+
+from mirror_pl.benchmarks import BenchmarkIndex, Manifest, index_benchmark
+from mirror_pl.errors import ConfigError
+from mirror_pl.experiment.batch import Batch, collate
+from mirror_pl.experiment.benchmark_dataset import BenchmarkDataset
+from mirror_pl.images import IMAGE_SUFFIXES, PreprocessSpec
+
+MOST_WORKERS = 8
+"""Workers taken at most when `num_workers` is left open."""
+
+
+class BenchmarkDataModule(L.LightningDataModule):
+    """The test set of one benchmark.
+
+    Args:
+        manifest: The benchmark.
+        data_root: Folder that holds the benchmark's folder.
+        batch_size: Images a batch and process.
+        num_workers: Decoding processes a process; None takes one a core, `MOST_WORKERS` at most.
+    """
+
+    def __init__(
+        self, manifest: Manifest, data_root: str | Path, batch_size: int = 64, num_workers: int | None = None
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {num_workers}")
+        self.manifest = manifest
+        self.data_root = Path(data_root)
+        self.batch_size = batch_size
+        self.num_workers = min(usable_cores(), MOST_WORKERS) if num_workers is None else num_workers
+        self.spec: PreprocessSpec | None = None
+        self._index: BenchmarkIndex | None = None
+
+    @property
+    def index(self) -> BenchmarkIndex:
+        """What is on disk; listed at the first call.
+
+        Raises:
+            DataError: If nothing of the benchmark is there.
+        """
+        if self._index is None:
+            self._index = index_benchmark(self.manifest, self.data_root, IMAGE_SUFFIXES)
+        return self._index
+
+    def use_recipe(self, spec: PreprocessSpec) -> None:
+        """Preprocess by `spec`, the recipe of the detector that will see the pixels."""
+        self.spec = spec
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of this process's share of the samples.
+
+        Raises:
+            ConfigError: If `use_recipe` was not called.
+        """
+        if self.spec is None:
+            raise ConfigError("BenchmarkDataModule: call use_recipe(detector.spec) before testing")
+        ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        return DataLoader(
+            BenchmarkDataset(self.index, self.spec),  # type: ignore[arg-type]  # yields Sample, collated to Batch
+            batch_size=self.batch_size,
+            sampler=ShareSampler(len(self.index), ranks, rank),
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+
+class ShareSampler(Sampler[int]):
+    """Every `ranks`-th sample from `rank` on: the ranks share all samples out, none padded, none twice."""
+
+    def __init__(self, size: int, ranks: int, rank: int) -> None:
+        self.ids = range(rank, size, ranks)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.ids)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

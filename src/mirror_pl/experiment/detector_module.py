@@ -1,0 +1,69 @@
+"""A detector as a LightningModule: scores batches, logs balanced accuracy, and saves itself under names of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
+from mirror_pl.detectors.checkpoint.names import live_names, with_our_names
+from mirror_pl.detectors.contract import Detector
+from mirror_pl.detectors.mirror import MirrorDetector
+from mirror_pl.experiment.batch import Batch
+from mirror_pl.scores.streaming import SubsetBalancedAccuracy
+
+
+class DetectorModule(L.LightningModule):
+    """Wraps a detector for Lightning's trainer.
+
+    Logs, at the end of a test, ``test/bal_acc/SUBSET`` for each subset that has both classes, and ``test/bal_acc``, their
+    unweighted mean; fractions in [0, 1], summed exactly over all ranks.
+
+    Args:
+        detector: Any detector.
+        subsets: Names of the benchmark's subsets; a batch's `subsets` point into them.
+    """
+
+    def __init__(self, detector: Detector, subsets: tuple[str, ...] = ()) -> None:
+        super().__init__()
+        self.detector = detector
+        self.subsets = subsets
+        self.balanced_accuracy = SubsetBalancedAccuracy(len(subsets))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Score a batch; returns ``logit`` and ``p_fake``, ``(B,)`` float32 each."""
+        if len(batch.ids) == 0:  # every image of the batch was undecodable
+            empty = torch.empty(0, device=self.device)
+            return {"logit": empty, "p_fake": empty}
+        verdict = self.detector(batch.pixels)
+        self.balanced_accuracy.update(verdict.logit > 0, batch.labels, batch.subsets)
+        return {"logit": verdict.logit, "p_fake": verdict.p_fake}
+
+    def on_test_epoch_end(self) -> None:
+        """Log balanced accuracies."""
+        values = self.balanced_accuracy.compute()
+        self.balanced_accuracy.reset()
+        defined = {name: value for name, value in zip(self.subsets, values, strict=True) if not value.isnan()}
+        for name, value in defined.items():
+            self.log(f"test/bal_acc/{name}", value.float(), rank_zero_only=True)
+        if defined:
+            self.log("test/bal_acc", torch.stack(list(defined.values())).mean().float(), rank_zero_only=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save tensors under our names, and the config that rebuilds the detector without Hydra or Lightning."""
+        if not isinstance(self.detector, MirrorDetector):
+            return
+        checkpoint["state_dict"] = with_our_names(self.detector.state_dict())
+        checkpoint[CONFIG_KEY] = {"detector": self.detector.config.to_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Translate our names into those the installed transformers has."""
+        if CONFIG_KEY not in checkpoint:
+            return
+        live = live_names(self.detector)
+        checkpoint["state_dict"] = {
+            f"detector.{live.get(name, name)}": tensor for name, tensor in checkpoint["state_dict"].items()
+        }

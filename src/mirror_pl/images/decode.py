@@ -1,0 +1,76 @@
+"""A file becomes an RGB image, or a reason why not. Never another file's image."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image, ImageFile
+
+IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+"""Suffixes the published protocol reads, in lower case; the case of a file's own suffix does not matter."""
+
+_truncation_switch = threading.Lock()
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An RGB image; `truncated` says that the file ended early and was decoded as far as it goes."""
+
+    image: Image.Image
+    truncated: bool
+
+
+class UndecodableImageError(Exception):
+    """The file holds no image that can be read; the message is the reason, in one line."""
+
+
+def decode(path: Path) -> DecodedImage:
+    """Decode an image file to RGB, as the published code does: EXIF orientation not applied, alpha dropped.
+
+    A file that ends early is decoded as far as it goes, and marked.
+
+    Raises:
+        UndecodableImageError: If the file is empty, no image, a folder, unreadable, or over Pillow's limit on pixels
+            (``2 * PIL.Image.MAX_IMAGE_PIXELS``).
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UndecodableImageError("a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
+            raise UndecodableImageError("a pipe or device, not a file")
+        if status.st_size == 0:
+            raise UndecodableImageError("an empty file")
+        try:
+            return DecodedImage(_to_rgb(path), truncated=False)
+        except (OSError, SyntaxError, EOFError):  # what Pillow's plugins raise for files that end early
+            with _truncated_files_allowed():
+                return DecodedImage(_to_rgb(path), truncated=True)
+    except UndecodableImageError:
+        raise
+    except Exception as error:  # Pillow's plugins raise almost anything on malformed input (struct.error, KeyError, ...)
+        reason = " ".join(str(error).split()).replace(repr(str(path)), "the file") or "no message"
+        raise UndecodableImageError(f"{type(error).__name__}: {reason}") from error
+
+
+def _to_rgb(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def _truncated_files_allowed() -> Iterator[None]:
+    """Let Pillow decode files that end early. Pillow knows only one switch for the whole process, hence the lock."""
+    with _truncation_switch:
+        before = ImageFile.LOAD_TRUNCATED_IMAGES
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            yield
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before

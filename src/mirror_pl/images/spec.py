@@ -1,0 +1,32 @@
+"""The preprocessing recipe, as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class PreprocessSpec:
+    """How a decoded image becomes the pixels of one detector. A detector owns one; a checkpoint carries it.
+
+    The defaults are MIRROR's published evaluation protocol. The steps are applied in the order of the fields.
+
+    Attributes:
+        max_short_side_px: A longer short side is resized to this (bicubic with antialias); ``None`` never resizes.
+        crop_px: Side of the square centre crop; smaller images are padded with zeros first.
+        align_suffixes: File suffixes (lower case, with the dot) whose crop is JPEG-compressed and decoded again, so that
+            a lossless file format gives nothing away ("format alignment").
+        align_quality: JPEG quality of that compression, 1 to 100.
+        mean: Per RGB channel, subtracted from pixels in [0, 1]; applied on the device, by the detector.
+        std: Per RGB channel, divided by after that.
+    """
+
+    max_short_side_px: int | None = 512
+    crop_px: int = 224
+    align_suffixes: tuple[str, ...] = (".png", ".bmp")
+    align_quality: int = 96
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD

@@ -1,0 +1,39 @@
+"""What a run was made with: versions, machine, source revision."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+PACKAGES = ("mirror_pl", "torch", "lightning", "transformers", "peft", "torchmetrics", "hydra-core", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Return the version of Python and of each package that touches a number."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def machine() -> dict[str, str]:
+    """Return a short description of the machine."""
+    return {"system": platform.platform(), "processor": platform.processor() or platform.machine(), "python": sys.executable}
+
+
+def git_revision() -> str | None:
+    """Return the commit of the checkout this code runs from, with "-dirty" after changes; None outside a checkout."""
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

@@ -1,0 +1,55 @@
+"""The report on the screen."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from mirror_pl.benchmarks import BenchmarkIndex
+from mirror_pl.reports.published_csv import HEADER
+from mirror_pl.scores import METRICS, BenchmarkScores
+
+
+def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Console | None = None) -> None:
+    """Print the table of a benchmark, in percent, and below it what was left out and what is undefined."""
+    console = console or Console()
+    table = Table(title=f"{index.manifest.title} (in %)", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(HEADER[0], overflow="fold")
+    for name in ("real", "fake"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in HEADER[1:]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in scores.rows:
+        table.add_row(row.subset, str(row.reals), str(row.fakes), *(_percent(row.metrics[name]) for name in METRICS))
+    if len(scores.rows) > 1:
+        table.add_section()
+        table.add_row("MEAN", "", "", *(_mean(scores, name) for name in METRICS), style="bold")
+    console.print(table)
+    if any(value is None for row in scores.rows for value in row.metrics.values()):
+        console.print("  -  undefined: the subset lacks a class with scored images; (n of m): rows that entered a mean")
+    undecodable = sum(row.undecodable for row in scores.rows)
+    if undecodable:
+        console.print(f"  {undecodable} undecodable images are in no figure; see bad_images.csv")
+    print_left_out(index, console)
+
+
+def print_left_out(index: BenchmarkIndex, console: Console) -> None:
+    """Print what of the benchmark is not on disk, and which files were passed over."""
+    for name, reason in index.missing.items():
+        console.print(f"  left out: {name} ({reason})", markup=False, highlight=False)
+    for folder, reason in index.unreadable.items():
+        console.print(f"  not listed: {folder} ({reason})", markup=False, highlight=False)
+    for reason, count in index.passed_over.counts.items():
+        examples = ", ".join(index.passed_over.examples[reason])
+        files = "file" if count == 1 else "files"
+        console.print(f"  passed over: {count} {files} with {reason}, such as {examples}", markup=False, highlight=False)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def _mean(scores: BenchmarkScores, name: str) -> str:
+    partial = scores.mean_rows[name] < len(scores.rows)
+    return _percent(scores.mean[name]) + (f" ({scores.mean_rows[name]} of {len(scores.rows)})" if partial else "")

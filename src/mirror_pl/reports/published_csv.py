@@ -1,0 +1,29 @@
+"""The published report: one CSV a benchmark, with the columns and rows of the published evaluation script."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Final
+
+from mirror_pl.scores import METRICS, BenchmarkScores
+
+HEADER: Final = ("Dataset", "Acc", "Real_Acc", "Fake_Acc", "Bal_Acc", "AUC", "AP")
+
+
+def published_csv(scores: BenchmarkScores) -> str:
+    """Return the report as CSV text: fractions, one row a subset, then MEAN where there are two rows or more.
+
+    Beyond what the published script can express: an undefined value is an empty field, and where some row is missing from
+    some mean, a last row MEAN_ROWS says for each column how many rows entered.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(HEADER)
+    for row in scores.rows:
+        writer.writerow([row.subset, *map(row.metrics.get, METRICS)])
+    if len(scores.rows) > 1:
+        writer.writerow(["MEAN", *map(scores.mean.get, METRICS)])
+        if scores.mean_is_partial:
+            writer.writerow(["MEAN_ROWS", *map(scores.mean_rows.get, METRICS)])
+    return buffer.getvalue()

@@ -1,0 +1,97 @@
+"""The prediction table: one row an image and subset. It is the record; everything reported is computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mirror_pl.files import whole_file
+
+
+class Status(IntEnum):
+    """What became of an image; the table holds the name in lower case."""
+
+    OK = 0
+    TRUNCATED = 1
+    """The file ends early; it was decoded as far as it goes, and scored."""
+    UNDECODABLE = 2
+    """No image could be read from the file; it has no score and enters no metric."""
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.int64(), nullable=False),
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("benchmark", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("subset", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("label", pa.int8(), nullable=False),
+        pa.field("status", pa.dictionary(pa.int32(), pa.string()), nullable=False),
+        pa.field("logit", pa.float32()),
+        pa.field("p_fake", pa.float32()),
+    ]
+)
+"""``path`` is relative to data_root, with forward slashes; ``label`` 0 real, 1 fake; ``logit`` and ``p_fake`` are null
+where ``status`` is "undecodable"."""
+
+
+def make_table(
+    *,
+    paths: Sequence[str],
+    benchmark: str,
+    subsets: Sequence[str],
+    subset_ids: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    statuses: NDArray[np.integer],
+    logits: NDArray[np.float32],
+    p_fake: NDArray[np.float32],
+) -> pa.Table:
+    r"""Assemble the table from columns of equal length S; a row's id is its position.
+
+    Args:
+        paths: Relative to data_root. Bytes that are not UTF-8 are written as ``\xNN``.
+        benchmark: Its name.
+        subsets: Names that `subset_ids` point into.
+        subset_ids: ``(S,)``.
+        labels: ``(S,)``.
+        statuses: ``(S,)`` of `Status`.
+        logits: ``(S,)``; ignored where the status is undecodable.
+        p_fake: ``(S,)``; likewise.
+    """
+    size = len(paths)
+    unscored = np.asarray(statuses) == Status.UNDECODABLE
+    columns = [
+        pa.array(np.arange(size, dtype=np.int64)),
+        pa.array([printable(path) for path in paths], pa.string()),
+        pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [benchmark]),
+        pa.DictionaryArray.from_arrays(pa.array(np.asarray(subset_ids, np.int32)), list(subsets)),
+        pa.array(np.asarray(labels, np.int8)),
+        pa.DictionaryArray.from_arrays(pa.array(np.asarray(statuses, np.int32)), [str(status) for status in Status]),
+        pa.array(logits, pa.float32(), mask=unscored),
+        pa.array(p_fake, pa.float32(), mask=unscored),
+    ]
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def printable(path: str) -> str:
+    r"""Return a path as text that is valid UTF-8; bytes that are not become ``\xNN``."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write the table as Parquet, whole or not at all."""
+    with whole_file(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a table written by `write_table`."""
+    return pq.read_table(path, schema=SCHEMA)
