@@ -51,5 +51,7 @@ def name_list(names: Iterable[str], limit: int = 8) -> str:
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return " Did you mean X?" for the option closest to `name`, ignoring letter case, or an empty string."""
     by_folded = {option.casefold(): option for option in options}
-    close = get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.5)
+    folded = name.casefold()
+    longer = [option for option in by_folded if option.startswith(folded)]
+    close = longer if len(longer) == 1 else get_close_matches(folded, by_folded, n=1, cutoff=0.5)
     return f" Did you mean {by_folded[close[0]]}?" if close else ""

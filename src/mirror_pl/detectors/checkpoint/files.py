@@ -86,25 +86,18 @@ def _read_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "Unsupported class" in str(error) or "not an allowed" in str(error):
+        wanted = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
+        if wanted:  # torch's word for a class or function that a file asks to have called
             raise CheckpointError(
                 f"checkpoint: {path} was refused: loading it would run code. It asks for more than tensors and plain "
-                f"values ({_first_line(error)})"
+                f"values ({wanted})"
             ) from error
         raise CheckpointError(f"checkpoint: {path} is no PyTorch checkpoint, or a damaged one") from error
-    except IsADirectoryError:
-        raise
     except Exception as error:  # a damaged archive surfaces as RuntimeError, EOFError, ValueError, KeyError, ...
         raise CheckpointError(
             f"checkpoint: {path} ({path.stat().st_size} bytes) is no PyTorch checkpoint, or a truncated one: "
-            f"{_first_line(error)}"
+            f"{next(iter(str(error).splitlines()), type(error).__name__)}"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    unsupported = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
-    return (unsupported or lines or [type(error).__name__])[0]
 
 
 def _open_envelope(path: Path, content: Any) -> RawCheckpoint:

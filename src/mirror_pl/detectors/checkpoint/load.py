@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
-from mirror_pl.detectors.checkpoint.names import live_names, our_bank_name, our_name
+from mirror_pl.detectors.checkpoint.names import BANK_NAMES, live_names, our_bank_name, our_name
 from mirror_pl.detectors.checkpoint.signature import Signature
 from mirror_pl.detectors.config import BackboneConfig, DetectorConfig, LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.known_backbones import known_backbone
@@ -167,7 +167,7 @@ def _published_config(
 def _read_bank(path: Path) -> RawCheckpoint:
     raw = read_checkpoint(path)
     tensors = {our_bank_name(name): tensor for name, tensor in raw.tensors.items()}
-    if "memory_bank.memory" not in tensors or any(not name.startswith("memory_bank.") for name in tensors):
+    if not set(tensors) <= BANK_NAMES or "memory_bank.memory" not in tensors:
         raise CheckpointError(f"memory_path: {path} holds no memory bank; expected a Phase-1 file (mirror_phase1.pth)")
     return replace(raw, tensors=tensors)
 

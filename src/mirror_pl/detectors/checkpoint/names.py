@@ -24,6 +24,11 @@ from torch import nn
 
 from mirror_pl.detectors.lora import ADAPTER
 
+BANK_NAMES = frozenset(
+    f"memory_bank.{name}" for name in ("memory", "q.weight", "k.weight", "v.weight", "out.weight", "out.bias")
+)
+"""Our names of the tensors that a Phase-1 file holds."""
+
 # What wrappers put before a name: DistributedDataParallel and torch.compile.
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 

@@ -1,0 +1,50 @@
+"""What all tests share: no network, no leftovers, and the golden detectors, loaded once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+
+from pathlib import Path
+
+import pytest
+import torch
+from golden_set import ALL, SMALL, GoldenSet
+from hydra.core.global_hydra import GlobalHydra
+
+from mirror_pl.detectors import MirrorDetector, Verdict, load_detector
+from mirror_pl.detectors.backbone import read_backbone_folder
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test starts in an empty folder, without a Hydra left over from another, with the same random numbers."""
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    GlobalHydra.instance().clear()
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", params=ALL, ids=str)
+def golden(request: pytest.FixtureRequest) -> GoldenSet:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def golden_detector(golden: GoldenSet) -> MirrorDetector:
+    """The golden detector, with LoRA kept apart as in its file."""
+    return load_detector(golden.checkpoint, backbone=read_backbone_folder(golden.backbone_path), merge=False)
+
+
+@pytest.fixture(scope="session")
+def small_detector() -> MirrorDetector:
+    return load_detector(SMALL.checkpoint)
+
+
+@pytest.fixture(scope="session")
+def golden_verdict(golden: GoldenSet, golden_detector: MirrorDetector) -> Verdict:
+    """The golden detector's verdict on all golden crops, in float32."""
+    with torch.inference_mode():
+        return golden_detector(golden.pixels())

@@ -1,0 +1,78 @@
+"""Decoding: every file becomes an image or a reason."""
+
+from __future__ import annotations
+
+import os
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFile
+
+from mirror_pl.images import UndecodableImageError, decode
+
+NOISE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
+
+
+def encoded(format: str) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(NOISE).save(buffer, format)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_whole_files_are_not_marked(tmp_path: Path, format: str) -> None:
+    (tmp_path / "x").write_bytes(encoded(format))
+    decoded = decode(tmp_path / "x")
+    assert not decoded.truncated
+    assert decoded.image.mode == "RGB"
+    assert decoded.image.size == (80, 64)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP"])
+def test_truncated_files_are_decoded_as_far_as_they_go_and_marked(tmp_path: Path, format: str) -> None:
+    content = encoded(format)
+    (tmp_path / "x").write_bytes(content[: len(content) // 2])
+    decoded = decode(tmp_path / "x")
+    assert decoded.truncated
+    whole = Image.open(BytesIO(content)).convert("RGB")
+    # BMP stores the last row first.
+    rows = slice(-8, None) if format == "BMP" else slice(0, 8)
+    np.testing.assert_array_equal(np.array(decoded.image)[rows], np.array(whole)[rows])
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES, "Pillow's switch is put back"
+
+
+def test_undecodable_files_say_why(tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.jpg").write_text("no image")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "dangling.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(tmp_path / "pipe.png")
+    reasons = {}
+    for name in ("empty.png", "text.jpg", "folder.png", "dangling.png", "pipe.png", "absent.png"):
+        with pytest.raises(UndecodableImageError) as caught:
+            decode(tmp_path / name)
+        reasons[name] = str(caught.value)
+    assert reasons["empty.png"] == "an empty file"
+    assert reasons["folder.png"] == "a folder, not a file"
+    assert reasons["pipe.png"] == "a pipe or device, not a file"
+    assert "cannot identify" in reasons["text.jpg"]
+    assert "No such file" in reasons["dangling.png"]
+    assert "No such file" in reasons["absent.png"]
+    assert all("\n" not in reason for reason in reasons.values())
+
+
+def test_images_over_pillows_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.png").write_bytes(encoded("PNG"))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80 * 64 // 2 - 1)
+    with pytest.raises(UndecodableImageError, match="DecompressionBombError"):
+        decode(tmp_path / "x.png")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_files_say_why(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(encoded("PNG"))
+    (tmp_path / "x.png").chmod(0)
+    with pytest.raises(UndecodableImageError, match="Permission denied"):
+        decode(tmp_path / "x.png")

@@ -1,0 +1,154 @@
+"""Retrieval against its definition in float64, and its behaviour at the edges."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mirror_pl.retrieval import PooledEvidence, TokenEvidence, dense, expand, pool
+from mirror_pl.retrieval.pool import _pool_torch
+
+
+def sample(batch: int, heads: int, tokens: int, width: int, slots: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [
+        torch.randn(batch, heads, tokens, width, dtype=dtype),
+        torch.randn(heads, slots, width, dtype=dtype),
+        torch.randn(heads, slots, width, dtype=dtype),
+    ]
+
+
+def pooled(evidence: TokenEvidence) -> PooledEvidence:
+    return PooledEvidence(
+        evidence.attended.mean(dim=1), evidence.max_weight.mean(dim=(1, 2)), evidence.entropy.mean(dim=(1, 2))
+    )
+
+
+def oracle(tensors: list[Tensor], top_k: int) -> TokenEvidence:
+    return dense(*(tensor.detach().double() for tensor in tensors), top_k)
+
+
+# Float32 rounds logits of size about 4 to 2e-7 of themselves; weights and sums follow within a few units of that.
+TOLERANCE = {"rtol": 2e-5, "atol": 5e-6}
+EXACT = {"rtol": 1e-10, "atol": 1e-11}
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 9), st.integers(1, 8), st.integers(1, 60), st.data())
+@settings(max_examples=60, deadline=None)
+def test_both_paths_equal_the_definition(
+    batch: int, heads: int, tokens: int, width: int, slots: int, data: st.DataObject
+) -> None:
+    top_k = data.draw(st.integers(1, slots))
+    for dtype, tolerance in ((torch.float32, TOLERANCE), (torch.float64, EXACT)):
+        tensors = sample(batch, heads, tokens, width, slots, dtype)
+        expected = oracle(tensors, top_k)
+        for got, want in zip(expand(*tensors, top_k), expected, strict=True):
+            torch.testing.assert_close(got.double(), want, **tolerance)
+        for got, want in zip(pool(*tensors, top_k), pooled(expected), strict=True):
+            torch.testing.assert_close(got.double(), want, **tolerance)
+
+
+def test_published_size() -> None:
+    tensors = sample(2, 8, 200, 16, 4096)
+    expected = pooled(oracle(tensors, 128))
+    for got, want in zip(pool(*tensors, 128), expected, strict=True):
+        torch.testing.assert_close(got.double(), want, **TOLERANCE)
+
+
+def test_the_accelerators_path_equals_the_cpus() -> None:
+    queries, keys, values = sample(3, 2, 7, 4, 50)
+    sums, max_weight, entropy = _pool_torch(queries * 4**-0.5, keys, 5)
+    cpu = pool(queries, keys, values, 5)
+    torch.testing.assert_close(max_weight, cpu.max_weight, **TOLERANCE)
+    torch.testing.assert_close(entropy, cpu.entropy, **TOLERANCE)
+    torch.testing.assert_close((sums[:, :, None] / 7 @ values).flatten(1), cpu.attended, **TOLERANCE)
+
+
+def test_ties_any_valid_choice_gives_the_same_evidence() -> None:
+    """Slots in pairs of equal keys: the threshold falls between twins, whose values are equal too."""
+    queries, keys, values = sample(2, 3, 5, 4, 20)
+    keys, values = keys.repeat_interleave(2, dim=1), values.repeat_interleave(2, dim=1)
+    expected = pooled(oracle([queries, keys, values], 7))
+    for got, want in zip(pool(queries, keys, values, 7), expected, strict=True):
+        torch.testing.assert_close(got.double(), want, **TOLERANCE)
+
+
+def test_all_logits_equal_keeps_exactly_k() -> None:
+    queries, keys, values = sample(1, 2, 3, 4, 30)
+    evidence = pool(queries, torch.zeros_like(keys), values, 6)
+    torch.testing.assert_close(evidence.max_weight, torch.full((1,), 1 / 6))
+    torch.testing.assert_close(evidence.entropy, torch.full((1,), 6.0).log())
+
+
+def test_nan_stays_nan() -> None:
+    queries, keys, values = sample(2, 2, 4, 4, 30)
+    queries[1] = float("nan")
+    evidence = pool(queries, keys, values, 6)
+    assert evidence.max_weight.isnan().tolist() == [False, True]
+    assert evidence.attended.isnan().all(dim=1).tolist() == [False, True]
+
+
+def test_one_slot_explains_everything() -> None:
+    tensors = sample(2, 2, 4, 4, 30)
+    evidence = pool(*tensors, 1)
+    torch.testing.assert_close(evidence.max_weight, torch.ones(2))
+    torch.testing.assert_close(evidence.entropy, torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_gradients_flow_and_equal_the_definitions() -> None:
+    tensors = [tensor.requires_grad_() for tensor in sample(2, 2, 5, 3, 12, torch.float64)]
+    readings = {}
+    for name, evidence in {
+        "dense": pooled(dense(*tensors, 4)),
+        "pool": pool(*tensors, 4),
+        "expand": pooled(expand(*tensors, 4)),
+    }.items():
+        total = evidence.attended.square().sum() + evidence.max_weight.sum() + evidence.entropy.square().sum()
+        readings[name] = torch.autograd.grad(total, tensors)
+    for name in ("pool", "expand"):
+        for got, want in zip(readings[name], readings["dense"], strict=True):
+            torch.testing.assert_close(got, want, **EXACT)
+
+
+def test_empty_batch() -> None:
+    tensors = sample(0, 2, 5, 4, 30)
+    assert [tuple(t.shape) for t in pool(*tensors, 3)] == [(0, 8), (0,), (0,)]
+    assert [tuple(t.shape) for t in expand(*tensors, 3)] == [(0, 5, 8), (0, 2, 5), (0, 2, 5)]
+
+
+def test_works_in_inference_mode_and_from_threads() -> None:
+    tensors = sample(2, 2, 5, 4, 30)
+    expected = pool(*tensors, 3)
+    results: list[PooledEvidence] = []
+
+    def work() -> None:
+        with torch.inference_mode():
+            results.append(pool(*tensors, 3))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for result in results:
+        assert torch.equal(result.attended, expected.attended)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda q, k, v: (q, k[:1], v[:1], 3), "queries must be"),
+        (lambda q, k, v: (q, k, v[:, :5], 3), "one shape"),
+        (lambda q, k, v: (q, k, v, 0), "top_k"),
+        (lambda q, k, v: (q, k, v, 31), "top_k"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_refused(change: object, message: str) -> None:
+    for function in (pool, expand, dense):
+        with pytest.raises(ValueError, match=message):
+            function(*change(*sample(1, 2, 5, 4, 30)))  # type: ignore[operator]

@@ -1,0 +1,86 @@
+"""The house rules on imports: who may know whom, and that importing the package stays light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mirror_pl
+
+PACKAGE = Path(mirror_pl.__file__).parent
+COMMANDS = {"eval", "convert"}
+SHARED = {"errors", "labels", "files", "provenance"}  # plain modules that know no room
+
+# Room -> rooms it may import from, besides SHARED.
+ALLOWED = {
+    "images": set(),
+    "retrieval": set(),
+    "scores": set(),
+    "benchmarks": set(),
+    "detectors": {"retrieval", "images"},
+    "experiment": {"images", "retrieval", "scores", "benchmarks", "detectors"},
+    "reports": {"scores", "benchmarks"},
+    "config": {"benchmarks", "detectors", "experiment"},
+    **{name: {"config", "experiment", "reports", "scores", "benchmarks", "detectors"} for name in COMMANDS},
+    **{name: {"errors"} for name in SHARED},
+    "__init__": {"detectors"},
+    "__main__": set(),
+}
+# Library -> the only rooms that may import it.
+CONFINED = {
+    "lightning": {"experiment", "config"},  # config only for a type
+    "hydra": {"config", *COMMANDS},
+    "omegaconf": {"config", *COMMANDS},
+    "transformers": {"detectors"},
+    "peft": {"detectors"},
+    "wandb": set(),
+    "matplotlib": set(),
+    "torchmetrics": {"scores"},
+    "rich": {"reports", *COMMANDS},
+}
+
+
+def imports_of(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            names.add(node.module or "")
+    return names
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path: Path) -> None:
+    room = room_of(path)
+    for name in imports_of(path):
+        library = name.split(".")[0]
+        if library != "mirror_pl":
+            assert room in CONFINED.get(library, {room}), f"{room} imports {library}"
+        elif "." in name and (other := name.split(".")[1]) != room:
+            assert other in ALLOWED[room] | SHARED, f"{room} imports {other}"
+
+
+def test_importing_the_package_stays_light() -> None:
+    heavy = ["hydra", "wandb", "transformers", "matplotlib", "torch", "lightning"]
+    code = f"import sys, mirror_pl; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_detector_needs_neither_hydra_nor_lightning() -> None:
+    code = (
+        "import sys; from mirror_pl import load_detector; import mirror_pl.retrieval, mirror_pl.images;"
+        "print([name for name in ('hydra', 'omegaconf', 'lightning', 'wandb', 'matplotlib') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
