@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import torch
 from omegaconf import DictConfig
 
-from mirror_pl.config import command
-from mirror_pl.config.build import build_backbone
-from mirror_pl.detectors.checkpoint import build_detector, merged, read_detector, save_folder
-from mirror_pl.detectors.known_backbones import backbone_name
-from mirror_pl.errors import ConfigError
-from mirror_pl.files import path_sha256
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+from mirror_pl.config.command import command
 
 
-def run(cfg: DictConfig) -> None:
-    """Convert as `cfg` says, and say what was done.
+@command("convert")
+def main(cfg: DictConfig) -> None:
+    """Do as `cfg` says."""
+    # Imported here: torch and Lightning take seconds, and --help or a misspelt option is to be answered at once.
+    from mirror_pl.jobs.conversion import run
 
-    Raises:
-        MirrorError: If the input is no detector, or the output exists.
-    """
-    if cfg.dtype not in DTYPES:
-        raise ConfigError(f"dtype: must be one of {', '.join(DTYPES)}, got {cfg.dtype!r}")
-    source, output = Path(cfg.input), Path(cfg.output)
-    tensors, config = read_detector(source, backbone=build_backbone(cfg), memory_path=cfg.memory_path)
-    detector = build_detector(tensors, config)  # the check that all of it is there and fits
-    config = detector.config
-    adapters = sum(name.endswith(".lora_a") for name in tensors)
-    if cfg.merge_lora:
-        tensors, config = merged(tensors, config)
-    save_folder(output, tensors, config, DTYPES[cfg.dtype])
+    run(cfg)
 
-    size = sum(file.stat().st_size for file in output.iterdir())
-    lora = "no LoRA" if not adapters else f"{adapters} LoRA adapters {'merged' if cfg.merge_lora else 'kept'}"
-    print(f"read      {source} ({source.stat().st_size:,} bytes, sha256 {path_sha256(source)})")
-    print(f"backbone  {backbone_name(config.backbone) or 'without a name'} ({config.backbone})")
-    print(f"tensors   {len(tensors)} with {sum(tensor.numel() for tensor in tensors.values()):,} values; {lora}")
-    print(f"wrote     {output} ({size:,} bytes, {cfg.dtype}; sha256 {path_sha256(output)})")
-    print(f"use it    python -m mirror_pl.eval checkpoint={output}")
-
-
-main = command("convert")(run)
 
 if __name__ == "__main__":
     main()

@@ -190,8 +190,9 @@ def _no_folder(manifest: Manifest, layout: Layout, data_root: Path) -> str:
     found = f"none of its subsets is in {data_root} either"
     if misplaced:
         found = f"its subsets {name_list(misplaced)} are in {data_root} itself: put them into {layout.folder}/ there"
-        if data_root.resolve().name == Path(layout.folder).name:
-            found = f"its subsets {name_list(misplaced)} are in {data_root} itself: give data_root={data_root.parent}"
+        if data_root.resolve().match(layout.folder):
+            above = data_root.resolve().parents[len(Path(layout.folder).parts) - 1]
+            found = f"its subsets {name_list(misplaced)} are in {data_root} itself: give data_root={above}"
     return (
         f"{manifest.title}: no folder {layout.folder} in {data_root}; {found}. Expected:\n{layout.draw(str(data_root))}\n"
         f"To get it: {manifest.how_to_get}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,6 +75,8 @@ def build_detector(cfg: DictConfig) -> MirrorDetector:
 def build_trainer(cfg: DictConfig) -> L.Trainer:
     """Build Lightning's Trainer with the callbacks and loggers that the config names."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its remarks on devices, and its advertisements
+    # Lightning 2.6.6 asks torch 2.13 in a way that newer ones deprecate: github.com/Lightning-AI/pytorch-lightning
+    warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
     return build(
         cfg.trainer,
         callbacks=[build(node) for node in cfg.callbacks.values()],

@@ -36,15 +36,15 @@ class DetectorModule(L.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Score a batch; returns ``logit`` and ``p_fake``, ``(B,)`` float32 each."""
         if len(batch.ids) == 0:  # every image of the batch was undecodable
-            empty = torch.empty(0, device=self.device)
-            return {"logit": empty, "p_fake": empty}
-        verdict = self.detector(batch.pixels)
-        self.balanced_accuracy.update(verdict.logit > 0, batch.labels, batch.subsets)
-        return {"logit": verdict.logit, "p_fake": verdict.p_fake}
+            logit = p_fake = torch.empty(0, device=self.device)
+        else:
+            logit, p_fake, _ = self.detector(batch.pixels)
+        self.balanced_accuracy.update(logit > 0, batch.labels, batch.subsets)
+        return {"logit": logit, "p_fake": p_fake}
 
     def on_test_epoch_end(self) -> None:
         """Log balanced accuracies."""
-        values = self.balanced_accuracy.compute()
+        values = self.balanced_accuracy.compute().reshape(-1)  # torchmetrics makes a scalar of a single value
         self.balanced_accuracy.reset()
         defined = {name: value for name, value in zip(self.subsets, values, strict=True) if not value.isnan()}
         for name, value in defined.items():

@@ -24,10 +24,12 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Consol
         table.add_row(row.subset, str(row.reals), str(row.fakes), *(_percent(row.metrics[name]) for name in METRICS))
     if len(scores.rows) > 1:
         table.add_section()
-        table.add_row("MEAN", "", "", *(_mean(scores, name) for name in METRICS), style="bold")
+        table.add_row("MEAN", "", "", *(_percent(scores.mean[name]) for name in METRICS), style="bold")
+        if scores.mean_is_partial:
+            table.add_row("of rows", "", "", *(f"{scores.mean_rows[name]}/{len(scores.rows)}" for name in METRICS))
     console.print(table)
     if any(value is None for row in scores.rows for value in row.metrics.values()):
-        console.print("  -  undefined: the subset lacks a class with scored images; (n of m): rows that entered a mean")
+        console.print("  -  undefined: the subset lacks a class with scored images, and is left out of that mean")
     undecodable = sum(row.undecodable for row in scores.rows)
     if undecodable:
         console.print(f"  {undecodable} undecodable images are in no figure; see bad_images.csv")
@@ -48,8 +50,3 @@ def print_left_out(index: BenchmarkIndex, console: Console) -> None:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"
-
-
-def _mean(scores: BenchmarkScores, name: str) -> str:
-    partial = scores.mean_rows[name] < len(scores.rows)
-    return _percent(scores.mean[name]) + (f" ({scores.mean_rows[name]} of {len(scores.rows)})" if partial else "")

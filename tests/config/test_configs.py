@@ -1,0 +1,103 @@
+"""The shipped configs: every option composes and builds, mistakes are named, nothing untrusted is built."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError
+
+from mirror_pl.config.build import build, build_backbone, build_manifest, build_trainer
+from mirror_pl.config.command import check_choices, compose
+from mirror_pl.config.locate import CHECKOUT, config_dir
+from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
+from mirror_pl.errors import ConfigError
+
+OPTIONS = sorted((path.parent.name, path.stem) for path in config_dir().glob("*/*.yaml") if path.parent.name != "hydra")
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
+def test_every_option_composes(group: str, option: str) -> None:
+    cfg = compose("eval", [f"{group}={option}"])
+    assert OmegaConf.to_yaml(cfg, resolve=True)
+
+
+def test_every_known_backbone_has_a_config_and_the_other_way_round() -> None:
+    names = {option for group, option in OPTIONS if group == "backbone"}
+    assert names == {"auto", *KNOWN_BACKBONES}
+    for name in KNOWN_BACKBONES:
+        assert build_backbone(compose("eval", [f"backbone={name}"])) == known_backbone(name)
+    assert build_backbone(compose("eval")) is None
+
+
+def test_the_data_module_and_trainer_are_built(tmp_path: Path) -> None:
+    cfg = compose(
+        "eval", ["batch_size=3", "num_workers=1", "trainer.accelerator=cpu", f"trainer.default_root_dir={tmp_path}"]
+    )
+    data = build(cfg.data, manifest=build_manifest(cfg), data_root=cfg.data_root)
+    assert (data.batch_size, data.num_workers, len(data.index)) == (3, 1, 21)
+    assert build_trainer(cfg).world_size == 1
+
+
+@pytest.mark.parametrize(("override", "message"), [("batch_size=0", "batch_size"), ("num_workers=-1", "num_workers")])
+def test_numbers_that_make_no_sense(override: str, message: str) -> None:
+    cfg = compose("eval", [override])
+    with pytest.raises(ConfigError, match=message):
+        build(cfg.data, manifest=build_manifest(cfg), data_root=cfg.data_root)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("benchmark=genimge", "Did you mean genimage"),
+        ("benchmark=GenImage", "Did you mean genimage"),
+        ("benchmark=wildrf,chamelon", "benchmark=chamelon: there is no such benchmark. Did you mean chameleon"),
+        ("backbone=dinov3_h", "Did you mean dinov3_hplus"),
+        ("logger=tensorbord", "Available: csv, none, wandb"),
+    ],
+)
+def test_unknown_options_get_the_nearest(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_choices([override])
+
+
+def test_choices_left_to_hydra() -> None:
+    check_choices(["benchmark=glob(*)", "benchmark.name=other", "batch_size=3", "+benchmark=genimage", "~logger"])
+    check_choices(["--config-dir=mine", "benchmark=mine"])
+
+
+def test_unknown_keys_are_refused() -> None:
+    with pytest.raises(ConfigCompositionException, match="bach_size"):
+        compose("eval", ["bach_size=3"])
+    with pytest.raises(ConfigAttributeError):
+        _ = compose("eval").bach_size
+
+
+def test_only_trusted_targets_are_built() -> None:
+    node = OmegaConf.create({"_target_": "mirror_pl.labels.str", "inner": [{"_target_": "os.system", "command": "true"}]})
+    with pytest.raises(ConfigError, match=r"os\.system is not trusted"):
+        build(node)
+
+
+def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compose("eval", ["benchmark=genimage"]).data_root == "data"
+    monkeypatch.setenv("MIRROR_DATA", "/far/away")
+    assert compose("eval", ["benchmark=genimage"]).data_root == "/far/away"
+    hplus = compose("eval", ["benchmark=genimage", "backbone=dinov3_hplus"])
+    assert hplus.checkpoint == "checkpoints/checkpoint-h-cur.pth"
+    assert hplus.output_dir.startswith("outputs/eval/genimage/")
+
+
+@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
+def test_the_readmes_commands_compose(name: str) -> None:
+    text = (CHECKOUT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+    commands = re.findall(r"^\s*(?:\$ )?python -m mirror_pl\.(\w+)(.*)$", text, re.MULTILINE)
+    assert len(commands) >= 5
+    for command, arguments in commands:
+        words = arguments.split("#")[0].split()
+        if "-m" in words or any(word.startswith("-") for word in words):
+            continue
+        compose(command, [word.strip("'\"") for word in words])

@@ -1,0 +1,46 @@
+"""Evaluation's own promises: every sample once, nothing replaced, any number of shares."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirror_pl.experiment.batch import Flaw, Sample, collate
+from mirror_pl.experiment.benchmark_data_module import ShareSampler
+from mirror_pl.experiment.evaluate import _assemble, _Share
+from mirror_pl.scores import Status
+
+
+@given(st.integers(0, 60), st.integers(1, 9))
+def test_shares_hold_every_sample_once(size: int, ranks: int) -> None:
+    shares = [ShareSampler(size, ranks, rank) for rank in range(ranks)]
+    assert sorted(sample for share in shares for sample in share) == list(range(size))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def share(ids: list[int], flaws: list[Flaw]) -> _Share:
+    values = np.array(ids, np.float32)
+    return _Share(np.array(ids, np.int64), values, values / 10, flaws)
+
+
+def test_shares_are_put_in_the_indexs_order() -> None:
+    bad, short = Flaw(1, Status.UNDECODABLE, "why"), Flaw(2, Status.TRUNCATED, "short")
+    predictions = _assemble([share([3, 0], [bad]), share([2], [short])], 4)
+    np.testing.assert_array_equal(predictions.logits, np.array([0, np.nan, 2, 3], np.float32))
+    assert predictions.statuses.tolist() == [Status.OK, Status.UNDECODABLE, Status.TRUNCATED, Status.OK]
+    assert predictions.flaws == [bad, short]
+
+
+def test_a_sample_lost_or_doubled_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="of 3 samples 1 came back without a verdict and 0 more than once"):
+        _assemble([share([0, 2], [])], 3)
+    with pytest.raises(RuntimeError, match="0 came back without a verdict and 1 more than once"):
+        _assemble([share([0, 1], []), share([1], [])], 2)
+
+
+def test_a_batch_may_be_empty() -> None:
+    batch = collate([Sample(4, 0, 0, Status.UNDECODABLE, None, "why")])
+    assert len(batch.ids) == len(batch.pixels) == 0
+    assert batch.flaws == [Flaw(4, Status.UNDECODABLE, "why")]

@@ -1,0 +1,103 @@
+"""The commands as a user starts them: exit codes, one-screen errors, the default from anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from golden_set import SMALL
+
+
+def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def test_the_default_runs_anywhere_and_says_what_it_is() -> None:
+    done = start("mirror_pl.eval")
+    assert done.returncode == 0, done.stderr
+    assert "27.78" in done.stdout
+    assert "random weights" in done.stdout
+    assert "Traceback" not in done.stderr
+    (run,) = Path("outputs/eval/demo").iterdir()
+    assert (run / "run.json").is_file()
+    assert [path.name for path in Path().iterdir()] == ["outputs"], "nothing else is left behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "expected"),
+    [
+        (["benchmark=genimge"], 2, "Did you mean genimage?"),
+        (["bach_size=3"], 1, "bach_size"),
+        (["benchmark=genimage", "data_root=nowhere"], 2, "data_root: nowhere does not exist"),
+        (["checkpoint=nowhere.pth"], 2, "checkpoint: nowhere.pth does not exist"),
+    ],
+)
+def test_errors_take_one_screen(arguments: list[str], code: int, expected: str) -> None:
+    done = start("mirror_pl.eval", *arguments)
+    assert done.returncode == code
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) < 25
+
+
+def test_a_shortfall_is_an_exit_code_of_its_own(tmp_path: Path) -> None:
+    folder = tmp_path / "data/Chameleon/test"
+    for label in ("0_real", "1_fake"):
+        (folder / label).mkdir(parents=True)
+        (folder / label / "x.jpg").write_text("no image")
+    done = start("mirror_pl.eval", "benchmark=chameleon", f"data_root={tmp_path / 'data'}", "output_dir=out")
+    assert done.returncode == 3
+    assert "none of the 2 images could be decoded" in done.stderr
+    assert Path("out/run.json").is_file()
+
+
+def test_two_processes_give_the_same_report() -> None:
+    reports = []
+    for devices in (1, 2):
+        done = start(
+            "mirror_pl.eval", "trainer.accelerator=cpu", f"trainer.devices={devices}", "num_workers=0", "batch_size=4",
+            f"output_dir=out{devices}", f"trainer.strategy={'ddp' if devices > 1 else 'auto'}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("Report:") == 1
+        reports.append(next(Path(f"out{devices}").glob("demo_*.csv")).read_text())
+    assert reports[0] == reports[1]
+
+
+def test_a_sweep_has_a_folder_for_each_job() -> None:
+    done = start("mirror_pl.eval", "-m", "batch_size=4,64", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    assert sorted(str(path) for path in Path("sweep").glob("*/run.json")) == ["sweep/0/run.json", "sweep/1/run.json"]
+
+
+def test_convert_says_what_it_did() -> None:
+    done = start("mirror_pl.convert", f"input={SMALL.checkpoint}", "output=out", "merge_lora=true", "dtype=bfloat16")
+    assert done.returncode == 0, done.stderr
+    for expected in ("backbone  tiny", "6 LoRA adapters merged", "bfloat16", "tensors   "):
+        assert expected in done.stdout
+    again = start("mirror_pl.convert", f"input={SMALL.checkpoint}", "output=out")
+    assert again.returncode == 2
+    assert "out exists already" in again.stderr
+    assert start("mirror_pl.convert", "input=nowhere", "output=new").returncode == 2
+    assert start("mirror_pl.convert", "input=nowhere").returncode == 2
+    assert not Path("new").exists()
+
+
+def test_the_list_of_commands() -> None:
+    done = start("mirror_pl")
+    assert done.returncode == 0
+    for command in ("eval", "convert"):
+        assert f"python -m mirror_pl.{command}" in done.stdout
+        shown = start(f"mirror_pl.{command}", "--help")
+        assert shown.returncode == 0
+        assert "backbone" in shown.stdout

@@ -1,0 +1,253 @@
+"""The main job, end to end: the published reports, the run folder, and everything that can be wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+from golden_set import SMALL, GoldenSet
+
+from mirror_pl.config.command import compose
+from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError
+from mirror_pl.jobs.evaluation import run
+
+KEYS = {"chameleon": "Chameleon", "wildrf": "WildRF", "synthwildx": "Synthwildx"}
+
+
+def evaluate(output: Path, *overrides: str) -> Path:
+    run(compose("eval", [f"output_dir={output}", "trainer.accelerator=cpu", "num_workers=0", *overrides]))
+    return output
+
+
+def golden_overrides(golden: GoldenSet, benchmark: str) -> list[str]:
+    return [
+        f"benchmark={benchmark}",
+        f"data_root={golden.data_root}",
+        f"checkpoint={golden.checkpoint}",
+        f"backbone.path={golden.backbone_path}",
+    ]
+
+
+def report_of(folder: Path) -> list[dict[str, str]]:
+    (path,) = (path for path in folder.glob("*_*.csv") if path.name != "bad_images.csv")
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def json_of(folder: Path, name: str) -> dict[str, Any]:
+    return json.loads((folder / name).read_text())
+
+
+def predictions_of(folder: Path) -> dict[str, float]:
+    table = pq.read_table(folder / "predictions.parquet")
+    return dict(zip(table["path"].to_pylist(), table["p_fake"].to_pylist(), strict=True))
+
+
+def assert_equal_reports(got: list[dict[str, str]], expected: list[dict[str, str]]) -> None:
+    assert [row["Dataset"] for row in got] == [row["Dataset"] for row in expected]
+    assert list(got[0]) == list(expected[0])
+    for got_row, expected_row in zip(got, expected, strict=True):
+        for column in list(expected_row)[1:]:
+            assert float(got_row[column]) == pytest.approx(float(expected_row[column]), abs=1e-9), (got_row, column)
+
+
+def test_the_published_reports(golden: GoldenSet, tmp_path: Path) -> None:
+    published = {row["path"]: float(row["prob_fake"]) for row in golden.rows()}
+    seen = 0
+    for benchmark in golden.benchmarks:
+        folder = evaluate(tmp_path / benchmark, *golden_overrides(golden, benchmark))
+        assert_equal_reports(report_of(folder), golden.report(KEYS[benchmark]))
+        predictions = predictions_of(folder)
+        assert all(abs(p_fake - published[path]) < 1e-5 for path, p_fake in predictions.items())
+        seen += len(predictions)
+    assert seen == len(published)
+
+
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_batch_size_does_not_move_reports(tmp_path: Path, batch_size: int) -> None:
+    folder = evaluate(tmp_path / "out", *golden_overrides(SMALL, "wildrf"), f"batch_size={batch_size}")
+    assert_equal_reports(report_of(folder), SMALL.report("WildRF"))
+
+
+def test_precision_and_workers(tmp_path: Path) -> None:
+    exact = predictions_of(evaluate(tmp_path / "a", *golden_overrides(SMALL, "wildrf"), "num_workers=2", "batch_size=5"))
+    mixed = predictions_of(evaluate(tmp_path / "b", *golden_overrides(SMALL, "wildrf"), "trainer.precision=bf16-mixed"))
+    assert exact.keys() == mixed.keys()
+    assert 0 < max(abs(exact[path] - mixed[path]) for path in exact) < 0.01
+
+
+def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
+    folder = evaluate(tmp_path / "out", *golden_overrides(SMALL, "wildrf"), f"memory_path={SMALL.memory_path}")
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "predictions.parquet", "metrics.json", "bad_images.csv", "run.json"} < names
+    assert not [name for name in names if name.endswith(".tmp")]
+
+    table = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert [row["id"] for row in table] == list(range(21))
+    assert {row["benchmark"] for row in table} == {"wildrf"}
+    assert table[0]["path"] == "WildRF/test/facebook/0_real/000.jpeg"
+    for row in table:
+        assert row["label"] == ("1_fake" in row["path"])
+        assert row["subset"] == row["path"].split("/")[2]
+        assert row["p_fake"] == pytest.approx(torch.sigmoid(torch.tensor(row["logit"])).item(), abs=1e-6)
+
+    metrics = json_of(folder, "metrics.json")
+    assert [row["subset"] for row in metrics["subsets"]] == ["facebook", "reddit", "twitter"]
+    assert metrics["mean"]["bal_acc"] == pytest.approx(0.2777777777777778, abs=1e-12)
+    assert metrics["mean_rows"]["bal_acc"] == 3
+    assert metrics["images"] == {"ok": 21, "truncated": 0, "undecodable": 0}
+
+    facts = json_of(folder, "run.json")
+    assert facts["images"]["indexed"] == 21
+    assert len(facts["checkpoint"]["sha256"]) == len(facts["data"]["fingerprint"]) == 64
+    assert facts["versions"]["torch"] == torch.__version__
+    assert facts["detector"]["backbone"]["width"] == 32
+    assert (folder / facts["report"]).is_file()
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert config["data_root"] == str(SMALL.data_root)
+    assert "${" not in (folder / "config.yaml").read_text()
+
+    with pytest.raises(ConfigError, match="holds a complete run already"):
+        evaluate(folder, *golden_overrides(SMALL, "wildrf"))
+
+
+def test_torchmetrics_balanced_accuracy_is_logged(tmp_path: Path) -> None:
+    folder = evaluate(tmp_path / "out", *golden_overrides(SMALL, "wildrf"), "logger=csv")
+    with (folder / "csv" / "metrics.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    for subset in SMALL.report("WildRF")[:3]:
+        assert float(row[f"test/bal_acc/{subset['Dataset']}"]) == pytest.approx(float(subset["Bal_Acc"]), abs=1e-6)
+    assert float(row["test/bal_acc"]) == pytest.approx(float(SMALL.report("WildRF")[-1]["Bal_Acc"]), abs=1e-6)
+
+
+def test_a_converted_folder_and_its_name_mean_the_same(tmp_path: Path) -> None:
+    from mirror_pl.jobs.conversion import run as convert
+
+    for merge in ("true", "false"):
+        converted = tmp_path / f"detector {merge}"
+        convert(compose("convert", [f"input={SMALL.checkpoint}", f"output='{converted}'", f"merge_lora={merge}"]))
+        folder = evaluate(
+            tmp_path / merge, "benchmark=chameleon", f"data_root={SMALL.data_root}", f"checkpoint='{converted}'"
+        )
+        assert_equal_reports(report_of(folder), SMALL.report("Chameleon"))
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the small golden tree, to be damaged."""
+    return Path(shutil.copytree(SMALL.data_root, tmp_path / "data"))
+
+
+def small_tiny(tree: Path, benchmark: str) -> list[str]:
+    return [f"benchmark={benchmark}", f"data_root={tree}", f"checkpoint={SMALL.checkpoint}"]
+
+
+def test_missing_subsets_are_named_and_cost_nothing(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(tree / "WildRF/test/reddit")
+    folder = evaluate(tmp_path / "out", *small_tiny(tree, "wildrf"))
+    assert [row["Dataset"] for row in report_of(folder)] == ["facebook", "twitter", "MEAN"]
+    assert list(json_of(folder, "metrics.json")["missing_subsets"]) == ["reddit"]
+    assert "left out: reddit" in capsys.readouterr().out
+    with pytest.raises(IncompleteRunError, match="subsets not on disk: reddit"):
+        evaluate(tmp_path / "all", *small_tiny(tree, "wildrf"), "require_all=true")
+    assert (tmp_path / "all" / "run.json").exists(), "everything is written all the same"
+
+
+def test_undefined_is_shown_as_undefined(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(tree / "WildRF/test/reddit/0_real")
+    folder = evaluate(tmp_path / "out", *small_tiny(tree, "wildrf"))
+    reddit, mean, rows = report_of(folder)[1], *report_of(folder)[3:]
+    assert reddit == {
+        "Dataset": "reddit", "Acc": "0.5", "Real_Acc": "", "Fake_Acc": "0.5", "Bal_Acc": "", "AUC": "", "AP": "",
+    }  # fmt: skip
+    assert rows == {
+        "Dataset": "MEAN_ROWS", "Acc": "3", "Real_Acc": "2", "Fake_Acc": "3", "Bal_Acc": "2", "AUC": "2", "AP": "2",
+    }  # fmt: skip
+    golden = {row["Dataset"]: row for row in SMALL.report("WildRF")}
+    expected = (float(golden["facebook"]["Bal_Acc"]) + float(golden["twitter"]["Bal_Acc"])) / 2
+    assert float(mean["Bal_Acc"]) == pytest.approx(expected, abs=1e-12)
+    metrics = json_of(folder, "metrics.json")
+    assert metrics["subsets"][1]["metrics"]["bal_acc"] is None
+    assert metrics["mean_rows"]["bal_acc"] == 2
+    assert "of rows" in (printed := capsys.readouterr().out)
+    assert "2/3" in printed
+
+    published = evaluate(tmp_path / "published", *small_tiny(tree, "wildrf"), "compat=published")
+    assert report_of(published)[1]["Real_Acc"] == "0.0"
+    assert report_of(published)[1]["Bal_Acc"] == "0.25"
+    assert next(published.glob("WildRF_*.csv"))
+
+
+def test_compat_published_changes_nothing_where_all_is_well(tmp_path: Path) -> None:
+    folder = evaluate(tmp_path / "out", *golden_overrides(SMALL, "wildrf"), "compat=published")
+    assert_equal_reports(report_of(folder), SMALL.report("WildRF"))
+
+
+def test_bad_images_are_listed_counted_and_never_replaced(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = tree / "Chameleon/test/0_real"
+    (real / "empty.png").touch()
+    (real / "text.jpg").write_text("no image")
+    (real / "folder.png").mkdir()
+    (real / "notes.txt").touch()
+    whole = (real / "000.jpg").read_bytes()
+    (real / "truncated.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(IncompleteRunError, match=r"3 of 20 images are undecodable, more than max_bad_fraction=0\.01"):
+        evaluate(tmp_path / "out", *small_tiny(tree, "chameleon"))
+    folder = tmp_path / "out"
+    with (folder / "bad_images.csv").open() as file:
+        bad = {Path(row["path"]).name: (row["status"], row["reason"]) for row in csv.DictReader(file)}
+    assert bad["empty.png"] == ("undecodable", "an empty file")
+    assert bad["folder.png"] == ("undecodable", "a folder, not a file")
+    assert bad["text.jpg"][0] == "undecodable"
+    assert bad["truncated.jpg"] == ("truncated", "the file ends early")
+    assert len(bad) == 4
+
+    predictions = predictions_of(folder)
+    published = {row["path"]: float(row["prob_fake"]) for row in SMALL.rows()}
+    for path, p_fake in predictions.items():
+        if path in published:
+            assert p_fake == pytest.approx(published[path], abs=1e-5)
+    assert predictions["Chameleon/test/0_real/empty.png"] is None
+    assert predictions["Chameleon/test/0_real/truncated.jpg"] is not None
+    (row,) = json_of(folder, "metrics.json")["subsets"]
+    assert (row["reals"], row["fakes"], row["undecodable"]) == (9, 8, 3)
+    assert json_of(folder, "metrics.json")["passed_over"]["suffix .txt"]["files"] == 1
+    assert (folder / "run.json").exists()
+    printed = capsys.readouterr().out
+    assert "3 undecodable images" in printed
+    assert "passed over: 1 file with suffix .txt" in printed
+
+    evaluate(tmp_path / "lenient", *small_tiny(tree, "chameleon"), "max_bad_fraction=0.2")
+
+
+def test_nothing_decodable(tree: Path, tmp_path: Path) -> None:
+    for path in (tree / "Chameleon").rglob("*.*"):
+        path.write_text("no image")
+    with pytest.raises(IncompleteRunError, match="none of the 16 images could be decoded"):
+        evaluate(tmp_path / "out", *small_tiny(tree, "chameleon"), "batch_size=3")
+    assert set(report_of(tmp_path / "out")[0].values()) == {"ALL", ""}
+
+
+def test_what_cannot_start_writes_nothing(tree: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for overrides, error, message in (
+        (["data_root=nowhere"], DataError, "nowhere does not exist"),
+        (["benchmark=genimage"], DataError, "no folder Genimage"),
+        (["checkpoint=nowhere.pth"], CheckpointError, "nowhere.pth does not exist"),
+        (["backbone=dinov3_b"], CheckpointError, "use backbone=tiny"),
+        (["backbone=dinov3_b", "checkpoint=null"], ConfigError, "no published weights for backbone=dinov3_b"),
+        (["compat=yes"], ConfigError, "compat"),
+        (["backbone.path=nowhere"], CheckpointError, "no config.json in nowhere"),
+    ):
+        with pytest.raises(error, match=message):
+            evaluate(output, *small_tiny(tree, "chameleon"), *overrides)
+        assert not output.exists() or [path.name for path in output.iterdir()] == ["config.yaml"]
