@@ -1,0 +1,55 @@
+# Everything that is done to this project by hand. `make help` lists it.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install eval test test-slow test-transformers-4 test-package lint format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
+
+install: $(BIN)/.installed  ## set up .venv with the tested versions
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+eval: install  ## run the default evaluation; ARGS='benchmark=genimage ...' runs another
+	$(BIN)/python -m mirror_pl.eval $(ARGS)
+
+test: install  ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: install  ## run the long proofs as well
+	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+test-transformers-4: $(VENV)-transformers-4/bin/.installed  ## run the detector's tests under transformers 4.57
+	$(VENV)-transformers-4/bin/python -m pytest tests/detectors tests/integration/test_eval.py $(ARGS)
+
+$(VENV)-transformers-4/bin/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-transformers-4
+	sed 's/^transformers==.*/transformers==4.57.6/' constraints.txt > $(VENV)-transformers-4/constraints.txt
+	$(VENV)-transformers-4/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint $(VENV)-transformers-4/constraints.txt --editable '.[dev]'
+	touch $@
+
+test-package: install  ## build the wheel, install it in a fresh environment, run the default from another folder
+	$(BIN)/python tests/package/check_wheel.py
+
+lint: install  ## check style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install  ## put the code into shape
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install  ## measure speed and memory
+	$(BIN)/python bench/retrieval.py
+
+clean:  ## remove environments and caches; results and weights stay
+	rm -rf $(VENV) $(VENV)-transformers-4 dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

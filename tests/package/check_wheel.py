@@ -1,0 +1,56 @@
+"""Build sdist and wheel, check what the wheel holds, install it in a fresh environment and run the default elsewhere.
+
+Run by `make test-package`; it takes minutes, so it is no part of the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(*command: str | Path, cwd: Path = ROOT) -> None:
+    print("+", *command, flush=True)
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    subprocess.run([str(part) for part in command], cwd=cwd, check=True, env=environment)
+
+
+def check_content(wheel: Path) -> None:
+    """Every module and every config must be in the wheel: packaging loses files without a word."""
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.startswith("mirror_pl/")}
+    modules = {f"mirror_pl/{path.relative_to(ROOT / 'src/mirror_pl')}" for path in ROOT.glob("src/mirror_pl/**/*.py")}
+    configs = {f"mirror_pl/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/**/*.yaml")}
+    assert {name for name in packed if name.endswith(".py")} == modules
+    assert {name for name in packed if name.endswith(".yaml")} == configs
+    assert {"mirror_pl/py.typed", "mirror_pl/demo/v3_gated/checkpoint-h-cur.pth"} < packed
+    print(f"{wheel.name}: {len(modules)} modules, {len(configs)} configs, {wheel.stat().st_size:,} bytes")
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        call(sys.executable, "-m", "build", "--outdir", folder, ".")
+        (wheel,) = folder.glob("*.whl")
+        check_content(wheel)
+        elsewhere = folder / "elsewhere"
+        elsewhere.mkdir()
+        call(sys.executable, "-m", "venv", folder / "venv")
+        python = folder / "venv" / "bin" / "python"
+        call(python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
+        call(python, "-m", "mirror_pl.eval", cwd=elsewhere)
+        call(python, "-m", "mirror_pl.eval", "--cfg", "job", "benchmark=genimage", "backbone=dinov3_hplus", cwd=elsewhere)
+        (run,) = (elsewhere / "outputs/eval/demo").iterdir()
+        assert (run / "run.json").is_file()
+        assert "27777" in next(run.glob("demo_*.csv")).read_text()
+    print("the wheel works")
+
+
+if __name__ == "__main__":
+    main()
