@@ -78,6 +78,9 @@ def test_a_sweep_has_a_folder_for_each_job() -> None:
     done = start("mirror_pl.eval", "-m", "batch_size=4,64", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     assert sorted(str(path) for path in Path("sweep").glob("*/run.json")) == ["sweep/0/run.json", "sweep/1/run.json"]
+    refused = start("mirror_pl.eval", "-m", "batch_size=4,64", "trainer.devices=2")
+    assert refused.returncode == 2
+    assert "would run the whole sweep" in refused.stderr
 
 
 def test_convert_says_what_it_did() -> None:

@@ -79,8 +79,10 @@ def test_batch_size_does_not_move_reports(tmp_path: Path, batch_size: int) -> No
 def test_precision_and_workers(tmp_path: Path) -> None:
     exact = predictions_of(evaluate(tmp_path / "a", *golden_overrides(SMALL, "wildrf"), "num_workers=2", "batch_size=5"))
     mixed = predictions_of(evaluate(tmp_path / "b", *golden_overrides(SMALL, "wildrf"), "trainer.precision=bf16-mixed"))
-    assert exact.keys() == mixed.keys()
+    half = predictions_of(evaluate(tmp_path / "c", *golden_overrides(SMALL, "wildrf"), "trainer.precision=bf16-true"))
+    assert exact.keys() == mixed.keys() == half.keys()
     assert 0 < max(abs(exact[path] - mixed[path]) for path in exact) < 0.01
+    assert 0 < max(abs(exact[path] - half[path]) for path in exact) < 0.1
 
 
 def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
@@ -246,6 +248,8 @@ def test_what_cannot_start_writes_nothing(tree: Path, tmp_path: Path) -> None:
         (["backbone=dinov3_b"], CheckpointError, "use backbone=tiny"),
         (["backbone=dinov3_b", "checkpoint=null"], ConfigError, "no published weights for backbone=dinov3_b"),
         (["compat=yes"], ConfigError, "compat"),
+        (["trainer.accelerator=gpu", "trainer.devices=17"], ConfigError, "trainer: .*devices=17"),
+        (["trainer.precision=7"], ConfigError, "trainer: .*precision"),
         (["backbone.path=nowhere"], CheckpointError, "no config.json in nowhere"),
     ):
         with pytest.raises(error, match=message):

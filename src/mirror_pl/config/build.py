@@ -73,15 +73,23 @@ def build_detector(cfg: DictConfig) -> MirrorDetector:
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:
-    """Build Lightning's Trainer with the callbacks and loggers that the config names."""
+    """Build Lightning's Trainer with the callbacks and loggers that the config names.
+
+    Raises:
+        ConfigError: If this machine, or Lightning, does not have what the settings ask for.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its remarks on devices, and its advertisements
     # Lightning 2.6.6 asks torch 2.13 in a way that newer ones deprecate: github.com/Lightning-AI/pytorch-lightning
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
-    return build(
-        cfg.trainer,
-        callbacks=[build(node) for node in cfg.callbacks.values()],
-        logger=[build(node) for node in cfg.logger.values()] or False,
-    )
+    callbacks = [build(node) for node in cfg.callbacks.values()]
+    loggers = [build(node) for node in cfg.logger.values()]
+    try:
+        return build(cfg.trainer, callbacks=callbacks, logger=loggers or False)
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        settings = ", ".join(f"{key}={cfg.trainer[key]}" for key in ("accelerator", "devices", "strategy", "precision"))
+        raise ConfigError(f"trainer: {error} (trainer: {settings})") from error
 
 
 def is_embedded(cfg: DictConfig) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mirror_pl.config.locate import config_dir, demo_dir
@@ -33,7 +33,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
         @functools.wraps(main)
         def run_one(cfg: DictConfig) -> None:
             try:
-                _use_hydra_folder(cfg)
+                _fit_into_sweep(cfg)
                 main(cfg)
             except (MirrorError, OmegaConfBaseException) as error:
                 raise SystemExit(_report(error)) from error
@@ -83,12 +83,26 @@ def check_choices(overrides: Sequence[str]) -> None:
                 )
 
 
-def _use_hydra_folder(cfg: DictConfig) -> None:
-    """In a sweep each job has a folder of its own, chosen by Hydra: make it the job's `output_dir`."""
+def _fit_into_sweep(cfg: DictConfig) -> None:
+    """Make the folder that Hydra chose for a sweep's job its `output_dir`, and refuse several processes a job.
+
+    Lightning starts the further processes of a job with the same command line, so that each would run the whole sweep.
+
+    Raises:
+        ConfigError: With what to do instead.
+    """
     hydra_cfg = HydraConfig.get()
-    if hydra_cfg.mode == RunMode.MULTIRUN and "output_dir" in cfg:
-        with open_dict(cfg):
-            cfg.output_dir = hydra_cfg.runtime.output_dir
+    if hydra_cfg.mode != RunMode.MULTIRUN or "output_dir" not in cfg:
+        return
+    devices = cfg.trainer.devices
+    if (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1"):
+        raise ConfigError(
+            f"trainer.devices={devices} in a sweep: each of its processes would run the whole sweep. Use "
+            "trainer.devices=1, or a call for each job: for b in genimage chameleon; do python -m mirror_pl.eval "
+            f"benchmark=$b trainer.devices={devices}; done"
+        )
+    with open_dict(cfg):
+        cfg.output_dir = hydra_cfg.runtime.output_dir
 
 
 def _register_resolvers() -> None:

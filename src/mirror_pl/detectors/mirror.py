@@ -51,7 +51,8 @@ class MirrorDetector(Detector):
 
     def features(self, pixels: Tensor) -> Features:
         """Return CLS and the tokens that go to the bank, for pixels ``(B, 3, H, W)`` in [0, 1]."""
-        features = self.backbone(self.normalise(pixels))
+        normalised = self.normalise(pixels)
+        features = self.backbone(normalised.to(next(self.backbone.parameters()).dtype))
         if self.config.drop_registers:
             return Features(features.cls, features.tokens[:, self.config.backbone.registers :])
         return features
