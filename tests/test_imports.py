@@ -24,7 +24,7 @@ ALLOWED = {
     "detectors": {"retrieval", "images"},
     "experiment": {"images", "retrieval", "scores", "benchmarks", "detectors"},
     "reports": {"scores", "benchmarks"},
-    "config": {"benchmarks", "detectors", "experiment"},
+    "config": {"scores", "benchmarks", "detectors", "experiment"},
     "jobs": {"config", "experiment", "reports", "scores", "benchmarks", "detectors"},
     **{name: {"config", "jobs"} for name in COMMANDS},
     **{name: {"errors"} for name in SHARED},
@@ -33,7 +33,7 @@ ALLOWED = {
 }
 # Library -> the only rooms that may import it.
 CONFINED = {
-    "lightning": {"experiment", "config"},  # config only for a type
+    "lightning": {"experiment", "config", "jobs"},  # the last two for its types and errors only
     "hydra": {"config"},
     "omegaconf": {"config", "jobs", *COMMANDS},
     "transformers": {"detectors"},

@@ -14,7 +14,9 @@ EXIT_COMPLETE = 0
 EXIT_NOT_STARTED = 2
 """Bad arguments, data or checkpoint: nothing was evaluated or written."""
 EXIT_INCOMPLETE = 3
-"""Everything was written, but too many images were bad or a required subset is absent."""
+"""Everything was written, but some images have no score, or a required subset is absent."""
+EXIT_NOT_WRITTEN = 4
+"""A result could not be written."""
 
 
 class MirrorError(Exception):
@@ -33,6 +35,12 @@ class DataError(MirrorError):
 
 class CheckpointError(MirrorError):
     """A weight file is missing, damaged, unsafe, or does not fit the detector asked for."""
+
+
+class OutputError(MirrorError):
+    """A file or folder cannot be written."""
+
+    exit_code = EXIT_NOT_WRITTEN
 
 
 class IncompleteRunError(MirrorError):

@@ -10,29 +10,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mirror_pl.errors import OutputError
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; it becomes `path` when the block ends without an error."""
+    """Give a temporary path beside `path` to write to; it becomes `path` when the block ends without an error.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _as_output_error(path):
+        try:
+            yield temporary
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `path` to fill; it becomes `path`, which must not exist, when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    """Give a temporary folder beside `path` to fill; it becomes `path`, which must not exist, when the block ends well.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    with _as_output_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can read
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _as_output_error(path: Path) -> Iterator[None]:
     try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can read
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        yield
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}; give another place") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -55,6 +75,11 @@ def path_sha256(path: Path) -> str:
 
 
 _BLOCK_BYTES = 2**20
+
+
+def printable(path: object) -> str:
+    r"""Return a path as text that is valid UTF-8; bytes of a name that are not become ``\xNN``."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _umask() -> int:

@@ -7,6 +7,10 @@ import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("mirror_pl", "torch", "lightning", "transformers", "peft", "torchmetrics", "hydra-core", "numpy", "pillow")
 
@@ -25,6 +29,15 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, str]:
     """Return a short description of the machine."""
     return {"system": platform.platform(), "processor": platform.processor() or platform.machine(), "python": sys.executable}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device with its product's name, as in "cuda:0 (NVIDIA H100)"."""
+    if device.type != "cuda":
+        return str(device)
+    import torch
+
+    return f"{device} ({torch.cuda.get_device_name(device)})"
 
 
 def git_revision() -> str | None:

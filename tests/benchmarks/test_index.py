@@ -97,12 +97,15 @@ def test_odd_names_and_links(tmp_path: Path) -> None:
     (tmp_path / "x/test/a/0_real/loop").symlink_to(tmp_path / "x/test")
     (tmp_path / "x/test/a/1_fake").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "x/test/a/0_real/dangling.jpg").symlink_to("nowhere")
+    (tmp_path / "x/test/a/0_real/self.jpg").symlink_to("self.jpg")
+    (tmp_path / "x/test/a/0_real/self").symlink_to("self")
     touch(tmp_path, "elsewhere/1.jpg")
     found = index(tmp_path)
     names = [path.removeprefix("x/test/a/") for path in found.paths]
-    expected = [f"0_real/{name}" for name in sorted([*odd, "folder.png", "dangling.jpg"])] + ["1_fake/1.jpg"]
+    expected = [f"0_real/{name}" for name in sorted([*odd, "folder.png", "dangling.jpg", "self.jpg"])] + ["1_fake/1.jpg"]
     assert names == expected, "nothing twice through the loop"
     assert found.sizes[names.index("0_real/dangling.jpg")] == -1
+    assert list(found.unreadable) == ["x/test/a/0_real/self"]
     assert len(found.fingerprint()) == 64
 
 

@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigAttributeError
 from mirror_pl.config.build import build, build_backbone, build_manifest, build_trainer
 from mirror_pl.config.command import check_choices, compose
 from mirror_pl.config.locate import CHECKOUT, config_dir
+from mirror_pl.config.settings import BackboneSettings, ConvertSettings, EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import ConfigError
 
@@ -29,8 +30,9 @@ def test_every_known_backbone_has_a_config_and_the_other_way_round() -> None:
     names = {option for group, option in OPTIONS if group == "backbone"}
     assert names == {"auto", *KNOWN_BACKBONES}
     for name in KNOWN_BACKBONES:
-        assert build_backbone(compose("eval", [f"backbone={name}"])) == known_backbone(name)
-    assert build_backbone(compose("eval")) is None
+        settings = read_settings(compose("eval", [f"backbone={name}"]), EvalSettings)
+        assert build_backbone(settings.backbone) == known_backbone(name)
+    assert build_backbone(BackboneSettings(None, None)) is None
 
 
 def test_the_data_module_and_trainer_are_built(tmp_path: Path) -> None:
@@ -42,11 +44,58 @@ def test_the_data_module_and_trainer_are_built(tmp_path: Path) -> None:
     assert build_trainer(cfg).world_size == 1
 
 
-@pytest.mark.parametrize(("override", "message"), [("batch_size=0", "batch_size"), ("num_workers=-1", "num_workers")])
-def test_numbers_that_make_no_sense(override: str, message: str) -> None:
-    cfg = compose("eval", [override])
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("batch_size=0", "batch_size must be at least 1, got 0"),
+        ("batch_size=abc", "batch_size: Value 'abc'"),
+        ("batch_size=null", "batch_size: Incompatible value 'None'"),
+        ("num_workers=-1", "num_workers must be 0 or more"),
+        ("num_workers=auto", "num_workers: Value 'auto'"),
+        ("data_root=null", "data_root: Incompatible"),
+        ("max_bad_fraction=2", "max_bad_fraction must be between 0 and 1, got 2"),
+        ("max_bad_fraction=null", "max_bad_fraction: Incompatible"),
+        ("require_all=maybe", "require_all: Value 'maybe' is not a valid bool"),
+        ("compat=yes", "compat must be null or published, got yes"),
+        ("detector.merge_lora=3.5", "detector: Value '3.5'"),
+    ],
+)
+def test_values_that_make_no_sense(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        build(cfg.data, manifest=build_manifest(cfg), data_root=cfg.data_root)
+        read_settings(compose("eval", [override]), EvalSettings)
+
+
+def test_values_are_converted_once_for_all() -> None:
+    cfg = compose("eval", ["require_all=no", "detector.merge_lora=off", "batch_size='7'", "output_dir=2026"])
+    settings = read_settings(cfg, EvalSettings)
+    assert (settings.require_all, settings.detector.merge_lora, settings.batch_size) == (False, False, 7)
+    assert settings.output_dir == "2026"
+    assert cfg.data.batch_size == 7
+
+
+def test_settings_that_were_not_given() -> None:
+    with pytest.raises(ConfigError, match=r"input: not given; add input=\.\.\."):
+        read_settings(compose("convert"), ConvertSettings)
+
+
+@pytest.mark.parametrize(
+    "override", ["+trainer.limit_test_batches=1", "+trainer.limit_test_batches=0.5", "+trainer.fast_dev_run=true"]
+)
+def test_a_trainer_that_would_leave_images_out_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError, match="leave images out"):
+        build_trainer(compose("eval", [override, "trainer.accelerator=cpu"]))
+
+
+def test_a_strategy_that_would_lose_results_is_refused() -> None:
+    with pytest.raises(ConfigError, match="use ddp"):
+        build_trainer(compose("eval", ["trainer.strategy=ddp_spawn", "trainer.accelerator=cpu", "trainer.devices=2"]))
+
+
+def test_no_benchmark_but_the_demo_gets_the_embedded_weights() -> None:
+    assert compose("eval").checkpoint.endswith("v3_gated/checkpoint-h-cur.pth")
+    assert compose("eval", ["benchmark=wildrf"]).checkpoint is None
+    assert compose("eval", ["backbone=dinov3_l"]).checkpoint is None
+    assert compose("eval", ["benchmark=wildrf", "backbone=tiny"]).checkpoint.endswith("v3_gated/checkpoint-h-cur.pth")
 
 
 @pytest.mark.parametrize(

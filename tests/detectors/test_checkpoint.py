@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mirror_pl.detectors import MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import read_detector, save_folder
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
-from mirror_pl.errors import CheckpointError, ConfigError
+from mirror_pl.errors import CheckpointError, OutputError
 from mirror_pl.experiment import DetectorModule
 
 Tensors = dict[str, Tensor]
@@ -51,16 +52,26 @@ def save(path: Path, value: Any) -> Path:
     return path
 
 
-def same_scores(detector: MirrorDetector, golden: GoldenSet = SMALL, images: int = 4) -> bool:
+def same_scores(detector: MirrorDetector, golden: GoldenSet = SMALL, images: int = 4, tolerance: float = 1e-5) -> bool:
     with torch.inference_mode():
         p_fake = detector(golden.pixels()[:images]).p_fake
-    return bool((p_fake - golden.column("prob_fake")[:images]).abs().max() < 1e-5)
+    return bool((p_fake - golden.column("prob_fake")[:images]).abs().max() < tolerance)
 
 
 def test_the_other_layer_layout(golden: GoldenSet, tmp_path: Path) -> None:
-    model = in_the_newer_layout(content(golden)["model"])
+    """Both layouts, the second with DDP's prefix and from a folder of another name, give the same tensors to the bit."""
+    model = {f"module.{name}": tensor for name, tensor in in_the_newer_layout(content(golden)["model"]).items()}
     path = save(tmp_path / "newer.pth", {"model": model})
-    assert same_scores(load_detector(path, backbone=read_backbone_folder(golden.backbone_path)), golden)
+    folder = tmp_path / "some folder"
+    folder.mkdir()
+    (folder / "config.json").write_text((golden.backbone_path / "config.json").read_text())
+    newer = load_detector(path, backbone=read_backbone_folder(folder))
+    older = load_detector(golden.checkpoint, backbone=read_backbone_folder(golden.backbone_path))
+    assert newer.config == older.config
+    for (name, tensor), (other_name, other) in zip(newer.state_dict().items(), older.state_dict().items(), strict=True):
+        assert name == other_name
+        assert torch.equal(tensor, other), name
+    assert same_scores(newer, golden)
 
 
 @pytest.mark.parametrize(
@@ -120,8 +131,10 @@ def test_our_folder_comes_back(tmp_path: Path, dtype: torch.dtype) -> None:
         assert torch.equal(again[name].float(), tensor if name.startswith("normalise") else tensor.to(dtype).float()), name
     detector = load_detector(tmp_path / "out")
     assert detector.head.classifier[0].weight.dtype == torch.float32
-    assert same_scores(detector) or dtype == torch.bfloat16
-    with pytest.raises(ConfigError, match="exists already"):
+    # What bfloat16 rounds off the weights, 2^-9 of each, moves scores by less than this; measured 2e-3.
+    assert same_scores(detector, tolerance=1e-5 if dtype == torch.float32 else 0.01)
+    assert same_scores(load_detector(tmp_path / "out", memory_path=SMALL.memory_path), tolerance=0.01)
+    with pytest.raises(OutputError, match="exists already"):
         save_folder(tmp_path / "out", tensors, config)
 
 
@@ -271,8 +284,20 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
     assert "damaged" in error_of(tmp_path / "out")
     weights.write_bytes(b"{}")
     assert "damaged" in error_of(tmp_path / "out")
+    good = json.loads((tmp_path / "out" / "config.json").read_text())
     (tmp_path / "out" / "config.json").write_text("{")
     assert "damaged" in error_of(tmp_path / "out")
+    for change, message in (
+        (good | {"version": 99}, "format version 99, this mirror_pl reads 1"),
+        (good | {"detector": "abc"}, "damaged"),
+        (good | {"detector": good["detector"] | {"lora": {"rank": 0}}}, "rank of LoRA"),
+        (good | {"detector": good["detector"] | {"backbone": good["detector"]["backbone"] | {"heads": 0}}}, "heads"),
+        (good | {"detector": good["detector"] | {"backbone": good["detector"]["backbone"] | {"patch_px": "a"}}}, "patch_px"),
+    ):
+        save_folder(tmp_path / "again", tensors, config)
+        (tmp_path / "again" / "config.json").write_text(json.dumps(change))
+        assert message in error_of(tmp_path / "again")
+        shutil.rmtree(tmp_path / "again")
 
 
 def test_memory_path(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirror_pl.errors import DataError
 from mirror_pl.experiment.batch import Flaw, Sample, collate
 from mirror_pl.experiment.benchmark_data_module import ShareSampler
 from mirror_pl.experiment.evaluate import _assemble, _Share
@@ -22,7 +23,7 @@ def test_shares_hold_every_sample_once(size: int, ranks: int) -> None:
 
 def share(ids: list[int], flaws: list[Flaw]) -> _Share:
     values = np.array(ids, np.float32)
-    return _Share(np.array(ids, np.int64), values, values / 10, flaws)
+    return _Share("x", np.array(ids, np.int64), values, values / 10, flaws)
 
 
 def test_shares_are_put_in_the_indexs_order() -> None:
@@ -38,6 +39,24 @@ def test_a_sample_lost_or_doubled_is_an_error() -> None:
         _assemble([share([0, 2], [])], 3)
     with pytest.raises(RuntimeError, match="0 came back without a verdict and 1 more than once"):
         _assemble([share([0, 1], []), share([1], [])], 2)
+
+
+def test_processes_that_see_different_files_are_refused() -> None:
+    other = share([1], [])
+    other.fingerprint = "y"
+    with pytest.raises(DataError, match="different files"):
+        _assemble([share([0], []), other], 2)
+
+
+def test_a_score_that_is_not_finite_is_no_score() -> None:
+    broken = share([0, 1, 2], [Flaw(1, Status.TRUNCATED, "short")])
+    broken.logits[:2] = np.nan, np.inf
+    predictions = _assemble([broken], 3)
+    assert predictions.statuses.tolist() == [Status.NON_FINITE, Status.NON_FINITE, Status.OK]
+    assert [(flaw.id, flaw.reason) for flaw in predictions.flaws if flaw.status is Status.NON_FINITE] == [
+        (0, "the detector's logit is nan"),
+        (1, "the detector's logit is inf"),
+    ]
 
 
 def test_a_batch_may_be_empty() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import struct
+import zlib
 from io import BytesIO
 from pathlib import Path
 
@@ -25,7 +27,7 @@ def encoded(format: str) -> bytes:
 def test_whole_files_are_not_marked(tmp_path: Path, format: str) -> None:
     (tmp_path / "x").write_bytes(encoded(format))
     decoded = decode(tmp_path / "x")
-    assert not decoded.truncated
+    assert decoded.flaw == ""
     assert decoded.image.mode == "RGB"
     assert decoded.image.size == (80, 64)
 
@@ -35,7 +37,7 @@ def test_truncated_files_are_decoded_as_far_as_they_go_and_marked(tmp_path: Path
     content = encoded(format)
     (tmp_path / "x").write_bytes(content[: len(content) // 2])
     decoded = decode(tmp_path / "x")
-    assert decoded.truncated
+    assert "truncated" in decoded.flaw
     whole = Image.open(BytesIO(content)).convert("RGB")
     # BMP stores the last row first.
     rows = slice(-8, None) if format == "BMP" else slice(0, 8)
@@ -75,4 +77,41 @@ def test_unreadable_files_say_why(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(encoded("PNG"))
     (tmp_path / "x.png").chmod(0)
     with pytest.raises(UndecodableImageError, match="Permission denied"):
+        decode(tmp_path / "x.png")
+
+
+def png_with(chunk: bytes, content: bytes) -> bytes:
+    """A PNG with one more chunk after its header."""
+    whole = encoded("PNG")
+    extra = struct.pack(">I", len(content)) + chunk + content + struct.pack(">I", zlib.crc32(chunk + content))
+    return whole[:33] + extra + whole[33:]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        png_with(b"pHYs", b"\0"),
+        png_with(b"gAMA", b"\0"),
+        png_with(b"sRGB", b""),
+        png_with(b"zTXt", b"prompt\0\0" + zlib.compress(b"x" * 2_000_000)),
+        encoded("PNG")[:-16] + b"\0\0\0\0" + encoded("PNG")[-12:],
+    ],
+    ids=["pHYs", "gAMA", "sRGB", "zTXt", "crc"],
+)
+def test_what_pillow_reads_with_its_switch_on_is_read_and_marked(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The published code reads with the switch on."""
+    (tmp_path / "x.png").write_bytes(content)
+    decoded = decode(tmp_path / "x.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+        expected = Image.open(tmp_path / "x.png").convert("RGB")
+    np.testing.assert_array_equal(np.array(decoded.image), np.array(expected))
+    assert decoded.flaw
+
+
+def test_formats_of_other_programs_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n")
+    with pytest.raises(UndecodableImageError, match="cannot identify"):
         decode(tmp_path / "x.png")

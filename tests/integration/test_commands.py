@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from golden_set import SMALL
 
 
@@ -33,16 +35,25 @@ def test_the_default_runs_anywhere_and_says_what_it_is() -> None:
     assert [path.name for path in Path().iterdir()] == ["outputs"], "nothing else is left behind"
 
 
+class Bomb:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.system, ("touch exploded",))
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "expected"),
     [
         (["benchmark=genimge"], 2, "Did you mean genimage?"),
         (["bach_size=3"], 1, "bach_size"),
         (["benchmark=genimage", "data_root=nowhere"], 2, "data_root: nowhere does not exist"),
-        (["checkpoint=nowhere.pth"], 2, "checkpoint: nowhere.pth does not exist"),
+        (["batch_size=abc"], 2, "batch_size: Value 'abc'"),
+        (["checkpoint=truncated.pth"], 2, "checkpoint: truncated.pth"),
+        (["checkpoint=bomb.pth"], 2, "would run code"),
     ],
 )
 def test_errors_take_one_screen(arguments: list[str], code: int, expected: str) -> None:
+    Path("truncated.pth").write_bytes(SMALL.checkpoint.read_bytes()[:100_000])
+    torch.save({"model": Bomb()}, "bomb.pth")
     done = start("mirror_pl.eval", *arguments)
     assert done.returncode == code
     assert expected in done.stderr
@@ -55,7 +66,9 @@ def test_a_shortfall_is_an_exit_code_of_its_own(tmp_path: Path) -> None:
     for label in ("0_real", "1_fake"):
         (folder / label).mkdir(parents=True)
         (folder / label / "x.jpg").write_text("no image")
-    done = start("mirror_pl.eval", "benchmark=chameleon", f"data_root={tmp_path / 'data'}", "output_dir=out")
+    done = start(
+        "mirror_pl.eval", "benchmark=chameleon", "backbone=tiny", f"data_root={tmp_path / 'data'}", "output_dir=out"
+    )
     assert done.returncode == 3
     assert "none of the 2 images could be decoded" in done.stderr
     assert Path("out/run.json").is_file()
@@ -78,6 +91,10 @@ def test_a_sweep_has_a_folder_for_each_job() -> None:
     done = start("mirror_pl.eval", "-m", "batch_size=4,64", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     assert sorted(str(path) for path in Path("sweep").glob("*/run.json")) == ["sweep/0/run.json", "sweep/1/run.json"]
+    failing = start("mirror_pl.eval", "-m", "checkpoint=nowhere.pth,null", "output_dir=mine")
+    assert failing.returncode == 2
+    assert "nowhere.pth does not exist" in failing.stderr
+    assert "checkpoint: none was given" in failing.stderr, "a failing job does not lose the others"
     refused = start("mirror_pl.eval", "-m", "batch_size=4,64", "trainer.devices=2")
     assert refused.returncode == 2
     assert "would run the whole sweep" in refused.stderr
@@ -91,7 +108,10 @@ def test_convert_says_what_it_did() -> None:
     again = start("mirror_pl.convert", f"input={SMALL.checkpoint}", "output=out")
     assert again.returncode == 2
     assert "out exists already" in again.stderr
-    assert start("mirror_pl.convert", "input=nowhere", "output=new").returncode == 2
+    absent = start("mirror_pl.convert", "input=nowhere", "output=new")
+    assert absent.returncode == 2
+    assert "input: nowhere does not exist" in absent.stderr
+    assert start("mirror_pl.convert", f"input={SMALL.checkpoint}", "output=/dev/null/x").returncode == 4
     assert start("mirror_pl.convert", "input=nowhere").returncode == 2
     assert not Path("new").exists()
 

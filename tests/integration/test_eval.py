@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import yaml
 from golden_set import SMALL, GoldenSet
 
 from mirror_pl.config.command import compose
-from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError
+from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError, OutputError
 from mirror_pl.jobs.evaluation import run
 
 KEYS = {"chameleon": "Chameleon", "wildrf": "WildRF", "synthwildx": "Synthwildx"}
@@ -104,7 +106,8 @@ def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
     assert [row["subset"] for row in metrics["subsets"]] == ["facebook", "reddit", "twitter"]
     assert metrics["mean"]["bal_acc"] == pytest.approx(0.2777777777777778, abs=1e-12)
     assert metrics["mean_rows"]["bal_acc"] == 3
-    assert metrics["images"] == {"ok": 21, "truncated": 0, "undecodable": 0}
+    assert metrics["images"] == {"ok": 21, "truncated": 0, "undecodable": 0, "non_finite": 0}
+    assert metrics["random_weights"], "the small golden set is the embedded default"
 
     facts = json_of(folder, "run.json")
     assert facts["images"]["indexed"] == 21
@@ -123,9 +126,10 @@ def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
 def test_torchmetrics_balanced_accuracy_is_logged(tmp_path: Path) -> None:
     folder = evaluate(tmp_path / "out", *golden_overrides(SMALL, "wildrf"), "logger=csv")
     with (folder / "csv" / "metrics.csv").open() as file:
-        (row,) = csv.DictReader(file)
+        row = {key: value for line in csv.DictReader(file) for key, value in line.items() if value}
     for subset in SMALL.report("WildRF")[:3]:
         assert float(row[f"test/bal_acc/{subset['Dataset']}"]) == pytest.approx(float(subset["Bal_Acc"]), abs=1e-6)
+    assert float(row["report/auc"]) == pytest.approx(float(SMALL.report("WildRF")[-1]["AUC"]), abs=1e-6)
     assert float(row["test/bal_acc"]) == pytest.approx(float(SMALL.report("WildRF")[-1]["Bal_Acc"]), abs=1e-6)
 
 
@@ -210,7 +214,8 @@ def test_bad_images_are_listed_counted_and_never_replaced(
     assert bad["empty.png"] == ("undecodable", "an empty file")
     assert bad["folder.png"] == ("undecodable", "a folder, not a file")
     assert bad["text.jpg"][0] == "undecodable"
-    assert bad["truncated.jpg"] == ("truncated", "the file ends early")
+    assert bad["truncated.jpg"][0] == "truncated"
+    assert "image file is truncated" in bad["truncated.jpg"][1]
     assert len(bad) == 4
 
     predictions = predictions_of(folder)
@@ -221,11 +226,11 @@ def test_bad_images_are_listed_counted_and_never_replaced(
     assert predictions["Chameleon/test/0_real/empty.png"] is None
     assert predictions["Chameleon/test/0_real/truncated.jpg"] is not None
     (row,) = json_of(folder, "metrics.json")["subsets"]
-    assert (row["reals"], row["fakes"], row["undecodable"]) == (9, 8, 3)
+    assert (row["reals"], row["fakes"], row["unscored"]) == (9, 8, 3)
     assert json_of(folder, "metrics.json")["passed_over"]["suffix .txt"]["files"] == 1
     assert (folder / "run.json").exists()
     printed = capsys.readouterr().out
-    assert "3 undecodable images" in printed
+    assert "3 images without a score are in no figure" in printed
     assert "passed over: 1 file with suffix .txt" in printed
 
     evaluate(tmp_path / "lenient", *small_tiny(tree, "chameleon"), "max_bad_fraction=0.2")
@@ -239,6 +244,55 @@ def test_nothing_decodable(tree: Path, tmp_path: Path) -> None:
     assert set(report_of(tmp_path / "out")[0].values()) == {"ALL", ""}
 
 
+def test_scores_that_are_not_finite_are_no_verdicts(tree: Path, tmp_path: Path) -> None:
+    """Damaged weights, or an overflow in half precision, must not look like a detector that says "real"."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        content = torch.load(SMALL.checkpoint, weights_only=True)
+    content["model"]["detector.head.3.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "damaged.pth")
+    with pytest.raises(IncompleteRunError, match="16 of 16 images got no finite score"):
+        evaluate(tmp_path / "out", *small_tiny(tree, "chameleon"), f"checkpoint={tmp_path / 'damaged.pth'}")
+    assert set(report_of(tmp_path / "out")[0].values()) == {"ALL", ""}
+    assert set(predictions_of(tmp_path / "out").values()) == {None}
+
+
+def test_two_runs_never_share_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    evaluate(folder, *golden_overrides(SMALL, "wildrf"))
+    (folder / "run.json").unlink()
+    with pytest.raises(ConfigError, match="holds an interrupted or still running run already"):
+        evaluate(folder, *golden_overrides(SMALL, "wildrf"))
+    (tmp_path / "file").touch()
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(OutputError, match="output_dir"):
+            evaluate(output, *golden_overrides(SMALL, "wildrf"))
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tree.rename(tmp_path / "d[red]")
+    (odd / "Chameleon/test/0_real" / os.fsdecode(b"\xff.txt")).touch()
+    output = tmp_path / "o[" / "x]"
+    run(
+        compose(
+            "eval",
+            [
+                "benchmark=chameleon",
+                f"checkpoint={SMALL.checkpoint}",
+                "num_workers=0",
+                "trainer.accelerator=cpu",
+                f"data_root='{odd}'",
+                f"output_dir='{output}'",
+            ],
+        )
+    )
+    printed = capsys.readouterr().out
+    assert str(odd) in printed
+    assert f"Report: {output}" in printed
+    assert "\\xff.txt" in printed
+
+
 def test_what_cannot_start_writes_nothing(tree: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     for overrides, error, message in (
@@ -248,10 +302,11 @@ def test_what_cannot_start_writes_nothing(tree: Path, tmp_path: Path) -> None:
         (["backbone=dinov3_b"], CheckpointError, "use backbone=tiny"),
         (["backbone=dinov3_b", "checkpoint=null"], ConfigError, "no published weights for backbone=dinov3_b"),
         (["compat=yes"], ConfigError, "compat"),
+        (["checkpoint=null"], ConfigError, "checkpoint: none was given; give"),
         (["trainer.accelerator=gpu", "trainer.devices=17"], ConfigError, "trainer: .*devices=17"),
         (["trainer.precision=7"], ConfigError, "trainer: .*precision"),
         (["backbone.path=nowhere"], CheckpointError, "no config.json in nowhere"),
     ):
         with pytest.raises(error, match=message):
             evaluate(output, *small_tiny(tree, "chameleon"), *overrides)
-        assert not output.exists() or [path.name for path in output.iterdir()] == ["config.yaml"]
+        assert not output.exists()

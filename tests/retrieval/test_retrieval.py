@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -59,7 +60,9 @@ def test_published_size() -> None:
         torch.testing.assert_close(got.double(), want, **TOLERANCE)
 
 
-def test_the_accelerators_path_equals_the_cpus() -> None:
+@pytest.mark.parametrize("chunk", [1, 2 * 7 * 50, 2**25])
+def test_the_accelerators_path_equals_the_cpus(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(sys.modules[pool.__module__], "CHUNK_LOGITS", chunk)
     queries, keys, values = sample(3, 2, 7, 4, 50)
     sums, max_weight, entropy = _pool_torch(queries * 4**-0.5, keys, 5)
     cpu = pool(queries, keys, values, 5)

@@ -168,7 +168,14 @@ class _Walk:
             return
         for entry in ordered:
             path = entry.name if relative == "." else f"{relative}/{entry.name}"
-            if not entry.is_dir():
+            try:
+                is_folder = entry.is_dir()
+            except OSError as error:  # a link to itself, or into a folder that may not be searched
+                if os.path.splitext(entry.name)[1].lower() not in self.suffixes:
+                    self.unreadable[path] = error.strerror or str(error)
+                    continue
+                is_folder = False
+            if not is_folder:
                 yield path, label, entry
                 continue
             if os.path.splitext(entry.name)[1].lower() in self.suffixes:

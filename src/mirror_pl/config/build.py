@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.benchmarks import Manifest, parse_manifest
 from mirror_pl.config.locate import demo_dir
+from mirror_pl.config.settings import BackboneSettings, EvalSettings
 from mirror_pl.detectors import BackboneConfig, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.known_backbones import known_backbone
@@ -42,33 +43,35 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
 def build_manifest(cfg: DictConfig) -> Manifest:
     """Return the benchmark that ``benchmark=`` chose."""
     values: Any = OmegaConf.to_container(cfg.benchmark, resolve=True)
-    values.pop("data_root", None)  # where an embedded benchmark lies; no part of what it is
+    for key in ("data_root", "checkpoint"):  # defaults that an embedded benchmark brings; no part of what it is
+        values.pop(key, None)
     return parse_manifest(values)
 
 
-def build_backbone(cfg: DictConfig) -> BackboneConfig | None:
+def build_backbone(settings: BackboneSettings) -> BackboneConfig | None:
     """Return the architecture that ``backbone=`` or ``backbone.path=`` chose; None leaves it to the checkpoint."""
-    if cfg.backbone.path is not None:
-        return read_backbone_folder(Path(cfg.backbone.path))
-    return None if cfg.backbone.name is None else known_backbone(cfg.backbone.name)
+    if settings.path is not None:
+        return read_backbone_folder(Path(settings.path))
+    return None if settings.name is None else known_backbone(settings.name)
 
 
-def build_detector(cfg: DictConfig) -> MirrorDetector:
+def build_detector(settings: EvalSettings) -> MirrorDetector:
     """Load the detector that ``checkpoint``, ``memory_path`` and ``backbone`` name.
 
     Raises:
         ConfigError: If there is no checkpoint to load.
     """
-    if cfg.checkpoint is None:
+    if settings.checkpoint is None:
+        weights = f"there are no published weights for backbone={settings.backbone.name}"
         raise ConfigError(
-            f"checkpoint: none was given, and there are no published weights for backbone={cfg.backbone.name}; "
-            "give checkpoint=FILE_OR_FOLDER"
+            f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
+            "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
         )
     return load_detector(
-        cfg.checkpoint,
-        backbone=build_backbone(cfg),
-        memory_path=cfg.memory_path,
-        merge=cfg.detector.merge_lora,
+        settings.checkpoint,
+        backbone=build_backbone(settings.backbone),
+        memory_path=settings.memory_path,
+        merge=settings.detector.merge_lora,
     )
 
 
@@ -85,16 +88,25 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
     callbacks = [build(node) for node in cfg.callbacks.values()]
     loggers = [build(node) for node in cfg.logger.values()]
+    progress_bar = "progress" in cfg.callbacks  # otherwise Lightning would add one of its own
     try:
-        return build(cfg.trainer, callbacks=callbacks, logger=loggers or False)
+        trainer: L.Trainer = build(
+            cfg.trainer, callbacks=callbacks, logger=loggers or False, enable_progress_bar=progress_bar
+        )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         settings = ", ".join(f"{key}={cfg.trainer[key]}" for key in ("accelerator", "devices", "strategy", "precision"))
         raise ConfigError(f"trainer: {error} (trainer: {settings})") from error
+    if getattr(trainer.strategy, "_start_method", "popen") not in (None, "popen"):
+        raise ConfigError(f"trainer.strategy={cfg.trainer.strategy}: results stay in the processes it starts; use ddp")
+    limit = trainer.limit_test_batches  # 1.0 is all of them, 1 a single one; fast_dev_run sets it too
+    if isinstance(limit, int) or limit != 1.0:
+        raise ConfigError("trainer: limit_test_batches and fast_dev_run leave images out, and would give a false report")
+    return trainer
 
 
-def is_embedded(cfg: DictConfig) -> bool:
-    """Whether the checkpoint is the one shipped with the package."""
-    return cfg.checkpoint is not None and Path(cfg.checkpoint).is_relative_to(demo_dir())
+def is_embedded(checkpoint: str | None) -> bool:
+    """Whether the checkpoint is the one shipped with the package, with random weights."""
+    return checkpoint is not None and Path(checkpoint).resolve().is_relative_to(demo_dir().resolve())
 
 
 def _targets(node: Any) -> Iterator[str]:

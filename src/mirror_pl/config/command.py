@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -26,25 +27,36 @@ _CHOICE = re.compile(r"^\+?(?P<group>[a-z_]+)=(?P<names>[\w.,-]+)$")
 def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a command's main function: Hydra composes ``configs/{config_name}.yaml`` with the command line.
 
-    A `MirrorError` becomes a message on standard error and the error's exit code; other errors keep their traceback.
+    A `MirrorError` becomes a message on standard error and the error's exit code, in a sweep after all jobs have run; other
+    errors keep their traceback.
     """
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
-        @functools.wraps(main)
-        def run_one(cfg: DictConfig) -> None:
-            try:
-                _fit_into_sweep(cfg)
-                main(cfg)
-            except (MirrorError, OmegaConfBaseException) as error:
-                raise SystemExit(_report(error)) from error
-
         def run() -> None:
+            codes = []
+
+            @functools.wraps(main)
+            def run_one(cfg: DictConfig) -> None:
+                try:
+                    _fit_into_sweep(cfg)
+                    main(cfg)
+                except (MirrorError, OmegaConfBaseException) as error:
+                    codes.append(_report(error))
+                    if HydraConfig.get().mode != RunMode.MULTIRUN:  # in a sweep, the other jobs go on
+                        raise SystemExit(codes[0]) from error
+
+            for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
+                if isinstance(stream, io.TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace")
             try:
                 check_choices(sys.argv[1:])
             except MirrorError as error:
                 raise SystemExit(_report(error)) from error
             _register_resolvers()
             hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
+            if codes:
+                print(f"error: {len(codes)} of the sweep's jobs failed", file=sys.stderr)
+                raise SystemExit(max(codes))
 
         return run
 
@@ -84,7 +96,7 @@ def check_choices(overrides: Sequence[str]) -> None:
 
 
 def _fit_into_sweep(cfg: DictConfig) -> None:
-    """Make the folder that Hydra chose for a sweep's job its `output_dir`, and refuse several processes a job.
+    """Give a sweep's job a folder of its own as `output_dir`, and refuse several processes a job.
 
     Lightning starts the further processes of a job with the same command line, so that each would run the whole sweep.
 
@@ -101,8 +113,9 @@ def _fit_into_sweep(cfg: DictConfig) -> None:
             "trainer.devices=1, or a call for each job: for b in genimage chameleon; do python -m mirror_pl.eval "
             f"benchmark=$b trainer.devices={devices}; done"
         )
+    chosen = any(override.startswith("output_dir=") for override in hydra_cfg.overrides.task)
     with open_dict(cfg):
-        cfg.output_dir = hydra_cfg.runtime.output_dir
+        cfg.output_dir = f"{cfg.output_dir}/{hydra_cfg.job.num}" if chosen else hydra_cfg.runtime.output_dir
 
 
 def _register_resolvers() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mirror_pl.errors import ConfigError, name_list, nearest
 from mirror_pl.images.spec import PreprocessSpec
@@ -44,6 +44,9 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
             raise ConfigError(f"backbone family must be one of {get_args(Family)}, got {self.family!r}")
+        for name in ("width", "depth", "heads", "mlp_width", "patch_px", "native_px"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"backbone {name} must be at least 1, got {getattr(self, name)}")
         if self.width % self.heads:
             raise ConfigError(f"backbone width {self.width} is not divisible by its {self.heads} heads")
         if self.family == "dinov2" and (self.gated_mlp or self.registers or self.rope_rescale):
@@ -63,6 +66,10 @@ class LoraConfig:
 
     rank: int = 8
     alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ConfigError(f"the rank of LoRA must be at least 1, got {self.rank}")
 
     @property
     def scaling(self) -> float:
@@ -132,6 +139,8 @@ class DetectorConfig:
         Raises:
             ConfigError: If a key is unknown or missing, or a value is out of range.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"detector config: expected keys and values, got {values!r}")
         values = dict(values)
         parts: dict[str, Any] = {
             "backbone": BackboneConfig,
@@ -155,13 +164,41 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     Raises:
         ConfigError: Naming `where` and the keys.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {values!r}")
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     unknown = [key for key in values if key not in known]
     if unknown:
         raise ConfigError(
             f"{where}: unknown key {unknown[0]!r}.{nearest(str(unknown[0]), known)} Known: {name_list(known, 20)}"
         )
+    types = get_type_hints(cls)
+    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    for key, value in plain.items():
+        if not _is_of(value, types[key]):
+            raise ConfigError(f"{where}: {key} must be {types[key]}, got {value!r}")
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            raise ConfigError(f"{where}: {key} must not be negative, got {value!r}")
     try:
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
-    except TypeError as error:
+        return cls(**plain)
+    except (TypeError, ZeroDivisionError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _is_of(value: object, annotation: Any) -> bool:
+    """Whether `value` is of an annotated type, as far as the configs above use them; an integer is a float too."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inner = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        return len(value) == len(inner) and all(map(_is_of, value, inner))
+    if origin is Literal:
+        return True  # a message of its own says which values there are
+    if arguments:  # X | None
+        return any(_is_of(value, argument) for argument in arguments)
+    if annotation is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if annotation is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, annotation)

@@ -39,7 +39,14 @@ class Detector(nn.Module, ABC):
         Args:
             pixels: ``(B, 3, H, W)`` RGB, uint8 in [0, 255] or floating point in [0, 1]; preprocessed by `spec` up to,
                 and not including, the normalisation with its mean and std.
+
+        Raises:
+            ValueError: If the pixels have another shape or dtype.
         """
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise ValueError(f"pixels must be (B, 3, H, W), got {tuple(pixels.shape)}")
+        if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
+            raise ValueError(f"pixels must be uint8 in [0, 255] or floating point in [0, 1], got {pixels.dtype}")
         if pixels.dtype == torch.uint8:
             pixels = pixels.float() / 255
         return self.score(pixels)

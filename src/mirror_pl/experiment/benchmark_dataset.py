@@ -31,6 +31,6 @@ class BenchmarkDataset(Dataset[Sample]):
         except UndecodableImageError as error:
             return Sample(sample_id, label, subset, Status.UNDECODABLE, None, str(error))
         pixels = preprocess(decoded.image, PurePosixPath(path).suffix, self.spec)
-        if decoded.truncated:
-            return Sample(sample_id, label, subset, Status.TRUNCATED, pixels, "the file ends early")
+        if decoded.flaw:
+            return Sample(sample_id, label, subset, Status.TRUNCATED, pixels, decoded.flaw)
         return Sample(sample_id, label, subset, Status.OK, pixels, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mirror_pl.detectors.contract import Detector
+from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.experiment.batch import Batch, Flaw
 from mirror_pl.experiment.benchmark_data_module import BenchmarkDataModule
 from mirror_pl.experiment.detector_module import DetectorModule
@@ -22,8 +25,8 @@ class Predictions:
     """What a detector says of every sample of an index, whose order the columns share.
 
     Attributes:
-        logits: ``(S,)`` float32; NaN where undecodable.
-        p_fake: ``(S,)`` float32; NaN where undecodable.
+        logits: ``(S,)`` float32; not finite where there is no score.
+        p_fake: ``(S,)`` float32; likewise.
         statuses: ``(S,)`` int8 of `Status`.
         flaws: Images that were not read as they should have been, by id.
     """
@@ -43,22 +46,41 @@ def evaluate(detector: Detector, data: BenchmarkDataModule, trainer: L.Trainer) 
         trainer: Decides device, precision and number of processes. With several, every one returns all predictions.
 
     Raises:
+        ConfigError: If there are fewer images than processes.
+        DataError: If the processes do not see the same files.
         RuntimeError: If a sample came back twice or not at all, which would be a defect of ours.
     """
+    if len(data.index) < trainer.world_size:
+        raise ConfigError(
+            f"trainer.devices: {trainer.world_size} processes for {len(data.index)} images; use trainer.devices=1"
+        )
     data.use_recipe(detector.spec)
-    collector = _Collector()
+    collector = _Collector(data.index.fingerprint() if trainer.world_size > 1 else "")
     trainer.callbacks.append(collector)  # type: ignore[attr-defined]
     try:
-        trainer.test(DetectorModule(detector, data.manifest.subsets), datamodule=data, verbose=False)
+        with _full_float32():
+            trainer.test(DetectorModule(detector, data.manifest.subsets), datamodule=data, verbose=False)
     finally:
         trainer.callbacks.remove(collector)  # type: ignore[attr-defined]
     return _assemble(collector.gathered, len(data.index))
 
 
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Compute float32 convolutions in float32 on a GPU: cuDNN's default, TF32, moves p_fake by some 1e-4."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 @dataclass
 class _Share:
-    """What one process has scored."""
+    """What one process has scored, and the fingerprint of the index whose ids it speaks of."""
 
+    fingerprint: str
     ids: NDArray[np.int64]
     logits: NDArray[np.float32]
     p_fake: NDArray[np.float32]
@@ -68,7 +90,8 @@ class _Share:
 class _Collector(L.Callback):
     """Keeps the scores of each batch on the device, and gathers all processes' at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
         self.ids: list[torch.Tensor] = []
         self.scores: list[torch.Tensor] = []
         self.flaws: list[Flaw] = []
@@ -91,7 +114,7 @@ class _Collector(L.Callback):
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         ids = torch.cat(self.ids).cpu().numpy() if self.ids else np.empty(0, np.int64)
         scores = torch.cat(self.scores, dim=1).cpu().numpy() if self.scores else np.empty((2, 0), np.float32)
-        share = _Share(ids, scores[0], scores[1], self.flaws)
+        share = _Share(self.fingerprint, ids, scores[0], scores[1], self.flaws)
         self.gathered = [share]
         if trainer.world_size > 1:
             self.gathered = [share] * trainer.world_size
@@ -100,6 +123,8 @@ class _Collector(L.Callback):
 
 def _assemble(shares: list[_Share], size: int) -> Predictions:
     """Put the processes' shares into the index's order, and check that every sample is there once."""
+    if len({share.fingerprint for share in shares}) > 1:
+        raise DataError("data_root: the processes see different files; let copying finish, then start again")
     logits, p_fake = np.full((2, size), np.nan, np.float32)
     statuses = np.full(size, Status.OK, np.int8)
     seen = np.zeros(size, np.int64)
@@ -115,4 +140,7 @@ def _assemble(shares: list[_Share], size: int) -> Predictions:
             f"evaluation: of {size} samples {int((seen == 0).sum())} came back without a verdict and "
             f"{int((seen > 1).sum())} more than once; nothing was written"
         )
+    lost = np.flatnonzero(~np.isfinite(logits) & (statuses != Status.UNDECODABLE))
+    statuses[lost] = Status.NON_FINITE
+    flaws = sorted([*flaws, *(Flaw(int(i), Status.NON_FINITE, f"the detector's logit is {logits[i]}") for i in lost)])
     return Predictions(logits, p_fake, statuses, flaws)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -20,10 +21,10 @@ _truncation_switch = threading.Lock()
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An RGB image; `truncated` says that the file ended early and was decoded as far as it goes."""
+    """An RGB image; `flaw` says, where the file is damaged or ends early, what Pillow found wrong; otherwise empty."""
 
     image: Image.Image
-    truncated: bool
+    flaw: str
 
 
 class UndecodableImageError(Exception):
@@ -33,7 +34,8 @@ class UndecodableImageError(Exception):
 def decode(path: Path) -> DecodedImage:
     """Decode an image file to RGB, as the published code does: EXIF orientation not applied, alpha dropped.
 
-    A file that ends early is decoded as far as it goes, and marked.
+    A file that is damaged or ends early is decoded as far as it goes, and marked. The format is told by the content; formats
+    that Pillow hands to another program (EPS to Ghostscript) are not read.
 
     Raises:
         UndecodableImageError: If the file is empty, no image, a folder, unreadable, or over Pillow's limit on pixels
@@ -48,20 +50,37 @@ def decode(path: Path) -> DecodedImage:
         if status.st_size == 0:
             raise UndecodableImageError("an empty file")
         try:
-            return DecodedImage(_to_rgb(path), truncated=False)
-        except (OSError, SyntaxError, EOFError):  # what Pillow's plugins raise for files that end early
+            return DecodedImage(_to_rgb(path), flaw="")
+        except Image.DecompressionBombError:
+            raise
+        except Exception as error:  # Pillow's plugins raise almost anything on malformed input
             with _truncated_files_allowed():
-                return DecodedImage(_to_rgb(path), truncated=True)
+                return DecodedImage(_to_rgb(path), flaw=_one_line(error, path))
     except UndecodableImageError:
         raise
-    except Exception as error:  # Pillow's plugins raise almost anything on malformed input (struct.error, KeyError, ...)
-        reason = " ".join(str(error).split()).replace(repr(str(path)), "the file") or "no message"
-        raise UndecodableImageError(f"{type(error).__name__}: {reason}") from error
+    except Exception as error:
+        raise UndecodableImageError(_one_line(error, path)) from error
+
+
+def _one_line(error: Exception, path: Path) -> str:
+    reason = " ".join(str(error).split()).replace(repr(str(path)), "the file") or "no message"
+    return f"{type(error).__name__}: {reason}"
 
 
 def _to_rgb(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+    with Image.open(path, formats=_formats()) as image:
         return image.convert("RGB")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Formats this Pillow reads by itself."""
+    Image.init()
+    return tuple(sorted(set(Image.OPEN) - _OTHER_PROGRAMS))
+
+
+_OTHER_PROGRAMS = {"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5"}
+"""Formats read by another program or library, which a file of unknown origin must not start."""
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from mirror_pl.config.build import build_backbone
+from mirror_pl.config.settings import ConvertSettings, read_settings
 from mirror_pl.detectors.checkpoint import build_detector, merged, read_detector, save_folder
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError
@@ -22,21 +23,23 @@ def run(cfg: DictConfig) -> None:
     Raises:
         MirrorError: If the input is no detector, or the output exists.
     """
-    if cfg.dtype not in DTYPES:
-        raise ConfigError(f"dtype: must be one of {', '.join(DTYPES)}, got {cfg.dtype!r}")
-    source, output = Path(cfg.input), Path(cfg.output)
-    tensors, config = read_detector(source, backbone=build_backbone(cfg), memory_path=cfg.memory_path)
-    detector = build_detector(tensors, config)  # the check that all of it is there and fits
-    config = detector.config
+    settings = read_settings(cfg, ConvertSettings)
+    source, output = Path(settings.input), Path(settings.output)
+    if output.exists():
+        raise ConfigError(f"output: {output} exists already; nothing is overwritten. Give a new folder as output=FOLDER")
+    tensors, config = read_detector(
+        source, backbone=build_backbone(settings.backbone), memory_path=settings.memory_path, key="input"
+    )
+    config = build_detector(tensors, config).config  # the check that all of it is there and fits
     adapters = sum(name.endswith(".lora_a") for name in tensors)
-    if cfg.merge_lora:
+    if settings.merge_lora:
         tensors, config = merged(tensors, config)
-    save_folder(output, tensors, config, DTYPES[cfg.dtype])
+    save_folder(output, tensors, config, DTYPES[settings.dtype])
 
     size = sum(file.stat().st_size for file in output.iterdir())
-    lora = "no LoRA" if not adapters else f"{adapters} LoRA adapters {'merged' if cfg.merge_lora else 'kept'}"
+    lora = "no LoRA" if not adapters else f"{adapters} LoRA adapters {'merged' if settings.merge_lora else 'kept'}"
     print(f"read      {source} ({source.stat().st_size:,} bytes, sha256 {path_sha256(source)})")
     print(f"backbone  {backbone_name(config.backbone) or 'without a name'} ({config.backbone})")
     print(f"tensors   {len(tensors)} with {sum(tensor.numel() for tensor in tensors.values()):,} values; {lora}")
-    print(f"wrote     {output} ({size:,} bytes, {cfg.dtype}; sha256 {path_sha256(output)})")
+    print(f"wrote     {output} ({size:,} bytes, {settings.dtype}; sha256 {path_sha256(output)})")
     print(f"use it    python -m mirror_pl.eval checkpoint={output}")

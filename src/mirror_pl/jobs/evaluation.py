@@ -13,17 +13,21 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.config.build import build, build_detector, build_manifest, build_trainer, is_embedded
-from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
+from mirror_pl.config.settings import EvalSettings, read_settings
+from mirror_pl.errors import IncompleteRunError, name_list
 from mirror_pl.experiment import evaluate
 from mirror_pl.files import path_sha256
-from mirror_pl.provenance import git_revision, machine, versions
-from mirror_pl.reports import RunFolder, print_report
+from mirror_pl.provenance import device_name, git_revision, machine, versions
+from mirror_pl.reports import RunFolder, print_plain, print_report
 from mirror_pl.scores import Status, make_table, score_benchmark
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from lightning.pytorch.loggers import Logger
 
     from mirror_pl.benchmarks import BenchmarkIndex
+    from mirror_pl.experiment import BenchmarkDataModule
+    from mirror_pl.scores import BenchmarkScores
 
 
 def run(cfg: DictConfig) -> None:
@@ -33,29 +37,33 @@ def run(cfg: DictConfig) -> None:
         MirrorError: Before anything is written, if settings, data or checkpoint are not usable; after everything was
             written, an `IncompleteRunError`, if too many images were bad or a required subset is absent.
     """
-    if cfg.compat not in (None, "published"):
-        raise ConfigError(f"compat: must be null or published, got {cfg.compat!r}")
-    started = datetime.now().astimezone()
+    settings = read_settings(cfg, EvalSettings)
+    clock = _Clock()
     console = Console()
     manifest = build_manifest(cfg)
-    data = build(cfg.data, manifest=manifest, data_root=cfg.data_root)
+    data: BenchmarkDataModule = build(cfg.data, manifest=manifest, data_root=settings.data_root)
     index = data.index
     trainer = build_trainer(cfg)
-    folder = RunFolder(Path(cfg.output_dir)) if trainer.is_global_zero else None
+    folder = None
+    if trainer.is_global_zero:  # with several processes, one of them prints and writes
+        folder = RunFolder(Path(settings.output_dir), OmegaConf.to_yaml(cfg, resolve=True))
+    try:
+        detector = build_detector(settings)
+    except BaseException:
+        if folder:
+            folder.release()
+        raise
+    clock.lap("load")
     if folder:
-        folder.write_config(OmegaConf.to_yaml(cfg, resolve=True))
-        console.print(
-            f"{manifest.title}: {len(index):,} images of {len(index.subsets)} of {len(manifest.subsets)} subsets "
-            f"in {index.data_root}",
-            soft_wrap=True,
-        )
-    seconds = {"load": -time.perf_counter()}
-    detector = build_detector(cfg)
-    seconds["load"] += time.perf_counter()
-    seconds["score"] = -time.perf_counter()
+        found = f"{len(index):,} images of {len(index.subsets)} of {len(manifest.subsets)} subsets"
+        print_plain(f"{manifest.title}: {found} in {index.data_root}", console)
+        if is_embedded(settings.checkpoint):
+            print_plain("The embedded detector has random weights: its numbers mean nothing.", console)
+    checkpoint = {"path": _absolute(settings.checkpoint), "sha256": _sha256(settings.checkpoint)} if folder else {}
+    clock.lap("hash")
     predictions = evaluate(detector, data, trainer)
-    seconds["score"] += time.perf_counter()
-    if folder is None:  # another process writes the results
+    clock.lap("score")
+    if folder is None:
         return
 
     table = make_table(
@@ -68,27 +76,29 @@ def run(cfg: DictConfig) -> None:
         logits=predictions.logits,
         p_fake=predictions.p_fake,
     )
-    scores = score_benchmark(table, cfg.compat)
+    scores = score_benchmark(table, settings.quirks)
     counts = {str(status): _count(table, status) for status in Status}
     folder.write_predictions(table)
     folder.write_bad_images(
         (flaw.id, index.paths[flaw.id], manifest.subsets[index.subset_ids[flaw.id]], str(flaw.status), flaw.reason)
         for flaw in predictions.flaws
     )
-    name = manifest.published_key if cfg.compat == "published" else manifest.name
-    report = folder.write_report(f"{name}_{started:%Y%m%d_%H%M%S}", scores)
-    folder.write_metrics(index, scores, images=counts, compat=cfg.compat)
+    name = manifest.published_key if settings.compat == "published" else manifest.name
+    report = folder.write_report(f"{name}_{clock.started:%Y%m%d_%H%M%S}", scores)
+    folder.write_metrics(
+        index, scores, images=counts, compat=settings.compat, random_weights=is_embedded(settings.checkpoint)
+    )
     folder.complete(
         {
             "command": sys.argv,
-            "started": started.isoformat(),
-            "finished": datetime.now().astimezone().isoformat(),
-            "seconds": seconds,
+            **clock.facts(),
             "images": {"indexed": len(index), **counts},
             "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
-            "checkpoint": {"path": str(Path(cfg.checkpoint).resolve()), "sha256": path_sha256(Path(cfg.checkpoint))},
+            "checkpoint": checkpoint,
+            "memory": {"path": _absolute(settings.memory_path), "sha256": _sha256(settings.memory_path)},
+            "random_weights": is_embedded(settings.checkpoint),
             "detector": detector.config.to_dict(),
-            "device": str(trainer.strategy.root_device),
+            "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
             "precision": trainer.precision,
             "report": report.name,
@@ -98,10 +108,53 @@ def run(cfg: DictConfig) -> None:
         }
     )
     print_report(index, scores, console)
-    if is_embedded(cfg):
-        console.print("[bold]The embedded detector has random weights: these numbers mean nothing.[/bold]")
-    console.print(f"Report: {report}", soft_wrap=True, highlight=False)
-    _raise_if_incomplete(cfg, index, counts, folder.path)
+    print_plain(f"Report: {report}", console)
+    _mirror(trainer.loggers, cfg, scores)
+    _raise_if_incomplete(settings, index, counts, folder.path)
+
+
+def _mirror(loggers: list[Logger], cfg: DictConfig, scores: BenchmarkScores) -> None:
+    """Show settings and figures on the dashboards that ``logger=`` chose, and finish them; the run folder is the record."""
+    figures = {
+        f"report/{name}/{row.subset}": value
+        for row in scores.rows
+        for name, value in row.metrics.items()
+        if value is not None
+    }
+    figures |= {f"report/{name}": value for name, value in scores.mean.items() if value is not None}
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    for logger in loggers:
+        logger.log_hyperparams(settings)
+        logger.log_metrics(figures)
+        logger.finalize("success")
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
+        if finish is not None:  # W&B would let a sweep's next job write into this one's run
+            finish()
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).resolve())
+
+
+def _sha256(path: str | None) -> str | None:
+    return None if path is None else path_sha256(Path(path))
+
+
+class _Clock:
+    """When a run began, and the seconds its parts took."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now().astimezone()
+        self._seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        now = time.perf_counter()
+        self._seconds[part], self._last = now - self._last, now
+
+    def facts(self) -> dict[str, Any]:
+        finished = datetime.now().astimezone()
+        return {"started": self.started.isoformat(), "finished": finished.isoformat(), "seconds": self._seconds}
 
 
 def _count(table: pa.Table, status: Status) -> int:
@@ -109,19 +162,24 @@ def _count(table: pa.Table, status: Status) -> int:
     return total.as_py() or 0
 
 
-def _raise_if_incomplete(cfg: DictConfig, index: BenchmarkIndex, counts: dict[str, int], folder: Path) -> None:
+def _raise_if_incomplete(settings: EvalSettings, index: BenchmarkIndex, counts: dict[str, int], folder: Path) -> None:
     """Say, once everything is written, how the run falls short of what was asked for."""
     shortfalls = []
-    undecodable = counts[str(Status.UNDECODABLE)]
+    undecodable, non_finite = counts[str(Status.UNDECODABLE)], counts[str(Status.NON_FINITE)]
     if undecodable == len(index):
         shortfalls.append(f"none of the {len(index)} images could be decoded")
-    elif undecodable > cfg.max_bad_fraction * len(index):
+    elif undecodable > settings.max_bad_fraction * len(index):
         shortfalls.append(
-            f"{undecodable} of {len(index)} images are undecodable, more than max_bad_fraction={cfg.max_bad_fraction}"
+            f"{undecodable} of {len(index)} images are undecodable, more than max_bad_fraction={settings.max_bad_fraction}"
+        )
+    if non_finite:
+        shortfalls.append(
+            f"{non_finite} of {len(index)} images got no finite score: the weights are damaged, or the precision overflows "
+            "(trainer.precision=bf16-mixed or 32-true does not)"
         )
     if index.unreadable:
         shortfalls.append(f"folders that cannot be listed: {name_list(index.unreadable)}")
-    if cfg.require_all and index.missing:
+    if settings.require_all and index.missing:
         shortfalls.append(f"subsets not on disk: {name_list(index.missing)}; require_all=true asks for all")
     if shortfalls:
         raise IncompleteRunError(f"{'; '.join(shortfalls)}. What could be evaluated is in {folder}")

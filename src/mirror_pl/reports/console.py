@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mirror_pl.benchmarks import BenchmarkIndex
+from mirror_pl.files import printable
 from mirror_pl.reports.published_csv import HEADER
 from mirror_pl.scores import METRICS, BenchmarkScores
 
@@ -30,22 +31,27 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Consol
     console.print(table)
     if any(value is None for row in scores.rows for value in row.metrics.values()):
         console.print("  -  undefined: the subset lacks a class with scored images, and is left out of that mean")
-    undecodable = sum(row.undecodable for row in scores.rows)
-    if undecodable:
-        console.print(f"  {undecodable} undecodable images are in no figure; see bad_images.csv")
+    unscored = sum(row.unscored for row in scores.rows)
+    if unscored:
+        fate = "were replaced by random others of their subset" if scores.compat == "published" else "are in no figure"
+        console.print(f"  {unscored} images without a score {fate}; see bad_images.csv")
     print_left_out(index, console)
 
 
 def print_left_out(index: BenchmarkIndex, console: Console) -> None:
     """Print what of the benchmark is not on disk, and which files were passed over."""
-    for name, reason in index.missing.items():
-        console.print(f"  left out: {name} ({reason})", markup=False, highlight=False)
-    for folder, reason in index.unreadable.items():
-        console.print(f"  not listed: {folder} ({reason})", markup=False, highlight=False)
+    lines = [f"left out: {name} ({reason})" for name, reason in index.missing.items()]
+    lines += [f"not listed: {folder} ({reason})" for folder, reason in index.unreadable.items()]
     for reason, count in index.passed_over.counts.items():
         examples = ", ".join(index.passed_over.examples[reason])
-        files = "file" if count == 1 else "files"
-        console.print(f"  passed over: {count} {files} with {reason}, such as {examples}", markup=False, highlight=False)
+        lines.append(f"passed over: {count} {'file' if count == 1 else 'files'} with {reason}, such as {examples}")
+    for line in lines:
+        print_plain(f"  {line}", console)
+
+
+def print_plain(text: str, console: Console) -> None:
+    """Print text that holds names from outside, as it is: unwrapped, without rich's markup."""
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def _percent(value: float | None) -> str:

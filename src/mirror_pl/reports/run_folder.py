@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,10 @@ from typing import Any
 import pyarrow as pa
 
 from mirror_pl.benchmarks import BenchmarkIndex
-from mirror_pl.errors import ConfigError
-from mirror_pl.files import write_text
+from mirror_pl.errors import ConfigError, OutputError
+from mirror_pl.files import printable, write_text
 from mirror_pl.reports.published_csv import published_csv
 from mirror_pl.scores import BenchmarkScores, write_table
-from mirror_pl.scores.prediction_table import printable
 
 SCHEMA_VERSION = 1
 
@@ -27,30 +27,40 @@ class RunFolder:
 
     Args:
         path: The folder; made if it does not exist.
+        resolved_yaml: The settings of the run, all interpolations resolved. Written as ``config.yaml``, which claims the
+            folder: of two runs that want it, one gets it.
 
     Raises:
-        ConfigError: If it holds a complete run already: nothing is overwritten.
+        ConfigError: If it holds another run, complete or not: nothing is overwritten.
+        OutputError: If it cannot be written.
     """
 
-    def __init__(self, path: Path) -> None:
-        if (path / "run.json").exists():
-            raise ConfigError(f"output_dir: {path} holds a complete run already; give another output_dir=FOLDER")
+    def __init__(self, path: Path, resolved_yaml: str) -> None:
+        self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True)
+            with (path / "config.yaml").open("x", encoding="utf-8") as file:
+                file.write(resolved_yaml)
+        except FileExistsError as error:
+            if not path.is_dir():
+                raise OutputError(f"output_dir: {path} is a file; give another output_dir=FOLDER") from error
+            state = "a complete" if (path / "run.json").exists() else "an interrupted or still running"
+            raise ConfigError(f"output_dir: {path} holds {state} run already; give another output_dir=FOLDER") from error
         except OSError as error:
-            raise ConfigError(f"output_dir: {path} cannot be made: {error.strerror}; give another one") from error
-        self.path = path
+            raise OutputError(f"output_dir: {path} cannot be written: {error.strerror}; give another one") from error
 
-    def write_config(self, resolved_yaml: str) -> None:
-        """Write ``config.yaml``, the settings of the run, all interpolations resolved."""
-        write_text(self.path / "config.yaml", resolved_yaml)
+    def release(self) -> None:
+        """Give the folder up, before anything else was written: as if it had never been claimed."""
+        (self.path / "config.yaml").unlink()
+        with suppress(OSError):  # it may hold what is not ours
+            self.path.rmdir()
 
     def write_predictions(self, table: pa.Table) -> None:
         """Write ``predictions.parquet``, the record."""
         write_table(table, self.path / "predictions.parquet")
 
     def write_bad_images(self, rows: Iterable[tuple[int, str, str, str, str]]) -> None:
-        """Write ``bad_images.csv``: id, path, subset, status and reason of each truncated or undecodable image."""
+        """Write ``bad_images.csv``: id, path, subset, status and reason of each image not read or scored as it should be."""
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         writer.writerow(["id", "path", "subset", "status", "reason"])

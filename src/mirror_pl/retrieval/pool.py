@@ -17,8 +17,8 @@ from torch import Tensor
 from mirror_pl.retrieval.evidence import ENTROPY_EPS, PooledEvidence, check_shapes
 from mirror_pl.retrieval.expand import entropy, sparse_softmax
 
-ACCELERATOR_LOGITS = 2**28
-"""Logits held at a time on an accelerator (1 GiB in float32): enough rows to fill it, far below (B, H, N, K)."""
+CHUNK_LOGITS = 2**25
+"""Logits of one head held at a time on an accelerator (128 MiB in float32): 40 images of the published size."""
 
 
 def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvidence:
@@ -36,7 +36,7 @@ def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvi
     Raises:
         ValueError: If the shapes do not fit together.
 
-    Memory: O(H x N x K) on a CPU, O(`ACCELERATOR_LOGITS`) elsewhere, besides the result, whatever the batch.
+    Memory: O(H x N x K) on a CPU, O(`CHUNK_LOGITS`) elsewhere, besides the result, whatever the batch.
     """
     check_shapes(queries, keys, values, top_k)
     scaled = queries * queries.shape[-1] ** -0.5
@@ -54,16 +54,23 @@ def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvi
 
 def _pool_torch(scaled: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return column sums ``(B, H, K)``, mean largest weight ``(B,)`` and mean entropy ``(B,)``; differentiable."""
-    images = max(1, ACCELERATOR_LOGITS // (scaled.shape[1] * scaled.shape[2] * keys.shape[1]))
-    column_sums, max_weight, row_entropy = [], [], []
+    tokens, slots = scaled.shape[2], keys.shape[1]
+    images = max(1, CHUNK_LOGITS // (tokens * slots))
+    sums, max_weight, row_entropy = [], [], []
     for chunk in scaled.split(images):
-        logits = chunk @ keys.transpose(1, 2)
-        weights, columns = sparse_softmax(logits, top_k)
-        # Scattered and summed rather than added at an index: the order of additions, and so the result, is fixed.
-        column_sums.append(torch.zeros_like(logits).scatter(-1, columns, weights).sum(dim=2))
-        max_weight.append(weights[..., 0].mean(dim=(1, 2)))
-        row_entropy.append(entropy(weights).mean(dim=(1, 2)))
-    return torch.cat(column_sums), torch.cat(max_weight), torch.cat(row_entropy)
+        by_head = []
+        for queries, head_keys in zip(chunk.unbind(dim=1), keys, strict=True):
+            logits = queries.flatten(0, 1) @ head_keys.T
+            weights, columns = sparse_softmax(logits, top_k)
+            # Scattered and summed rather than added at an index: the order of additions, and so the result, is fixed.
+            by_image = torch.zeros_like(logits).scatter_(1, columns, weights).unflatten(0, (-1, tokens))
+            means = (part.view(-1, tokens).mean(dim=1) for part in (weights[:, 0], entropy(weights)))
+            by_head.append((by_image.sum(dim=1), *means))
+        chunk_sums, chunk_max, chunk_entropy = (torch.stack(part, dim=1) for part in zip(*by_head, strict=True))
+        sums.append(chunk_sums)
+        max_weight.append(chunk_max.mean(dim=1))
+        row_entropy.append(chunk_entropy.mean(dim=1))
+    return torch.cat(sums), torch.cat(max_weight), torch.cat(row_entropy)
 
 
 def _pool_cpu(scaled: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.labels import FAKE, REAL
-from mirror_pl.scores.prediction_table import Status
+from mirror_pl.scores.prediction_table import SCORED
 
 METRICS: Final = ("acc", "real_acc", "fake_acc", "bal_acc", "auc", "ap")
 """All fractions in [0, 1], in the published order."""
@@ -31,14 +31,14 @@ class SubsetScores:
         subset: Its name.
         reals: Scored real images.
         fakes: Scored fake images.
-        undecodable: Images without a score.
+        unscored: Images without a score, undecodable or non-finite.
         metrics: Value of each of `METRICS`, or None where it is undefined.
     """
 
     subset: str
     reals: int
     fakes: int
-    undecodable: int
+    unscored: int
     metrics: Mapping[str, float | None]
 
 
@@ -50,16 +50,18 @@ class BenchmarkScores:
         rows: One a subset.
         mean: Mean of each metric over the rows where it is defined; None where there is none.
         mean_rows: How many rows entered that mean.
+        compat: Whose quirks the figures follow; None for none.
     """
 
     rows: tuple[SubsetScores, ...]
     mean: Mapping[str, float | None]
     mean_rows: Mapping[str, int]
+    compat: Compat = None
 
     @property
     def mean_is_partial(self) -> bool:
-        """Whether some row is missing from some mean."""
-        return any(count < len(self.rows) for count in self.mean_rows.values())
+        """Whether some row is missing from some mean, and a report is to say so; the published one cannot."""
+        return self.compat is None and any(count < len(self.rows) for count in self.mean_rows.values())
 
 
 def score_benchmark(table: pa.Table, compat: Compat = None, seed: int = 0) -> BenchmarkScores:
@@ -68,13 +70,13 @@ def score_benchmark(table: pa.Table, compat: Compat = None, seed: int = 0) -> Be
     Args:
         table: Rows of one benchmark, in the order of its subsets.
         compat: "published" gives two quirks of the published script: a class without images has accuracy 0, and an
-            undecodable image is replaced by a random other one of its subset, with that one's label.
+            image without a score is replaced by a random other one of its subset, with that one's label.
         seed: Of the random replacement.
     """
     names = table["subset"].unique().to_pylist()
     subset = table["subset"].combine_chunks().to_numpy(zero_copy_only=False)
     label = table["label"].to_numpy()
-    scored = table["status"].combine_chunks().to_numpy(zero_copy_only=False) != str(Status.UNDECODABLE)
+    scored = np.isin(table["status"].combine_chunks().to_numpy(zero_copy_only=False), [str(status) for status in SCORED])
     logit = table["logit"].to_numpy()
     p_fake = table["p_fake"].to_numpy()
     generator = np.random.default_rng(seed)
@@ -82,16 +84,16 @@ def score_benchmark(table: pa.Table, compat: Compat = None, seed: int = 0) -> Be
     for name in names:
         here = np.flatnonzero(subset == name)
         kept = here[scored[here]]
-        undecodable = len(here) - len(kept)
+        unscored = len(here) - len(kept)
         if compat == "published" and len(kept):
-            kept = np.concatenate([kept, generator.choice(kept, undecodable)])
+            kept = np.concatenate([kept, generator.choice(kept, unscored)])
         metrics = subset_metrics(label[kept], logit[kept], p_fake[kept], compat)
         reals = int((label[kept] == REAL).sum())
-        rows.append(SubsetScores(name, reals, len(kept) - reals, undecodable, metrics))
-    return average(rows)
+        rows.append(SubsetScores(name, reals, len(kept) - reals, unscored, metrics))
+    return average(rows, compat)
 
 
-def average(rows: list[SubsetScores]) -> BenchmarkScores:
+def average(rows: list[SubsetScores], compat: Compat = None) -> BenchmarkScores:
     """Add the unweighted mean of each metric over the rows where it is defined."""
     mean: dict[str, float | None] = {}
     counts: dict[str, int] = {}
@@ -99,7 +101,7 @@ def average(rows: list[SubsetScores]) -> BenchmarkScores:
         defined = [value for row in rows if (value := row.metrics[name]) is not None]
         counts[name] = len(defined)
         mean[name] = float(np.mean(defined)) if defined else None
-    return BenchmarkScores(tuple(rows), mean, counts)
+    return BenchmarkScores(tuple(rows), mean, counts, compat)
 
 
 def subset_metrics(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mirror_pl.files import whole_file
+from mirror_pl.files import printable, whole_file
 
 
 class Status(IntEnum):
@@ -22,6 +22,8 @@ class Status(IntEnum):
     """The file ends early; it was decoded as far as it goes, and scored."""
     UNDECODABLE = 2
     """No image could be read from the file; it has no score and enters no metric."""
+    NON_FINITE = 3
+    """The detector's score is NaN or infinite; it enters no metric."""
 
     def __str__(self) -> str:
         return self.name.lower()
@@ -40,7 +42,10 @@ SCHEMA = pa.schema(
     ]
 )
 """``path`` is relative to data_root, with forward slashes; ``label`` 0 real, 1 fake; ``logit`` and ``p_fake`` are null
-where ``status`` is "undecodable"."""
+where ``status`` is "undecodable" or "non_finite"."""
+
+SCORED = (Status.OK, Status.TRUNCATED)
+"""Statuses of images that have a score."""
 
 
 def make_table(
@@ -63,11 +68,11 @@ def make_table(
         subset_ids: ``(S,)``.
         labels: ``(S,)``.
         statuses: ``(S,)`` of `Status`.
-        logits: ``(S,)``; ignored where the status is undecodable.
+        logits: ``(S,)``; ignored where the status says that there is none.
         p_fake: ``(S,)``; likewise.
     """
     size = len(paths)
-    unscored = np.asarray(statuses) == Status.UNDECODABLE
+    unscored = ~np.isin(statuses, SCORED)
     columns = [
         pa.array(np.arange(size, dtype=np.int64)),
         pa.array([printable(path) for path in paths], pa.string()),
@@ -79,11 +84,6 @@ def make_table(
         pa.array(p_fake, pa.float32(), mask=unscored),
     ]
     return pa.Table.from_arrays(columns, schema=SCHEMA)
-
-
-def printable(path: str) -> str:
-    r"""Return a path as text that is valid UTF-8; bytes that are not become ``\xNN``."""
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def write_table(table: pa.Table, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from mirror_pl.errors import CheckpointError, name_list
 
 CONFIG_FILE: Final = "config.json"
 WEIGHTS_FILE: Final = "model.safetensors"
+FORMAT_VERSION: Final = 1
 CONFIG_KEY: Final = "mirror_pl"
 """Key under which a Lightning checkpoint of ours carries the detector's config."""
 
@@ -41,19 +43,28 @@ class RawCheckpoint:
     memory_config: Mapping[str, Any] = field(default_factory=dict)
 
 
-def read_checkpoint(path: Path) -> RawCheckpoint:
+def read_checkpoint(path: Path, key: str = "checkpoint") -> RawCheckpoint:
     """Read a published ``.pth``, a Lightning checkpoint, or a folder written by ``mirror_pl.convert``.
 
     Tensors are memory-mapped where the format allows it: nothing is copied before it is used.
 
+    Args:
+        path: The file or folder.
+        key: The setting that named it, for messages.
+
     Raises:
         CheckpointError: If the path is missing, the file damaged or of another kind, or would run code when loaded.
     """
-    if not path.exists():
-        raise CheckpointError(f"checkpoint: {path} does not exist; give one with checkpoint=FILE_OR_FOLDER")
-    if path.is_dir() or path.name == WEIGHTS_FILE:
-        return _read_folder(path if path.is_dir() else path.parent)
-    return _open_envelope(path, _read_pickle(path))
+    try:
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist; give another one with {key}=...")
+        if path.is_dir() or path.name == WEIGHTS_FILE:
+            return _read_folder(path if path.is_dir() else path.parent)
+        return _open_envelope(path, _read_pickle(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"{key}: {path} cannot be read: {error.strerror or error}") from error
 
 
 def _read_folder(folder: Path) -> RawCheckpoint:
@@ -63,18 +74,23 @@ def _read_folder(folder: Path) -> RawCheckpoint:
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / name).is_file():
             raise CheckpointError(
-                f"checkpoint: no {name} in the folder {folder}; expected a folder written by "
+                f"no {name} in the folder {folder}; expected a folder written by "
                 "python -m mirror_pl.convert, or a checkpoint file"
             )
     try:
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         tensors = load_file(folder / WEIGHTS_FILE)
     except (ValueError, SafetensorError, OSError) as error:
-        raise CheckpointError(f"checkpoint: {folder} is damaged: {error}") from error
+        raise CheckpointError(f"{folder} is damaged: {error}") from error
     if not isinstance(config, dict) or "detector" not in config:
         raise CheckpointError(
-            f"checkpoint: {folder / CONFIG_FILE} describes no detector. A Hugging Face backbone folder is given as "
+            f"{folder / CONFIG_FILE} describes no detector. A Hugging Face backbone folder is given as "
             "backbone.path=FOLDER, with the detector's file as checkpoint=FILE"
+        )
+    if config.get("version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} has format version {config.get('version')!r}, this mirror_pl reads {FORMAT_VERSION}; "
+            "convert the original file again, or install the mirror_pl that wrote it"
         )
     return RawCheckpoint(folder, tensors, config=config["detector"])
 
@@ -83,32 +99,32 @@ def _read_pickle(path: Path) -> Any:
     # The published files carry their command line as an argparse.Namespace: a plain holder of values, the only class
     # let in besides tensors and containers.
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch remarks on unusual pickles before it refuses or reads them
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
         wanted = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
         if wanted:  # torch's word for a class or function that a file asks to have called
             raise CheckpointError(
-                f"checkpoint: {path} was refused: loading it would run code. It asks for more than tensors and plain "
-                f"values ({wanted})"
+                f"{path} was refused: loading it would run code. It asks for more than tensors and plain values ({wanted})"
             ) from error
-        raise CheckpointError(f"checkpoint: {path} is no PyTorch checkpoint, or a damaged one") from error
+        raise CheckpointError(f"{path} is no PyTorch checkpoint, or a damaged one") from error
     except Exception as error:  # a damaged archive surfaces as RuntimeError, EOFError, ValueError, KeyError, ...
         raise CheckpointError(
-            f"checkpoint: {path} ({path.stat().st_size} bytes) is no PyTorch checkpoint, or a truncated one: "
+            f"{path} ({path.stat().st_size} bytes) is no PyTorch checkpoint, or a truncated one: "
             f"{next(iter(str(error).splitlines()), type(error).__name__)}"
         ) from error
 
 
 def _open_envelope(path: Path, content: Any) -> RawCheckpoint:
     if not isinstance(content, dict):
-        raise CheckpointError(f"checkpoint: {path} holds a {type(content).__name__}, expected a dict of tensors")
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dict of tensors")
     key = next((key for key in _ENVELOPES if isinstance(content.get(key), dict)), None)
     tensors = content if key is None else content[key]
     strangers = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
     if not tensors or strangers:
         raise CheckpointError(
-            f"checkpoint: {path} is not a detector's checkpoint: no dict of tensors under any of "
+            f"{path} is not a detector's checkpoint: no dict of tensors under any of "
             f"{name_list(_ENVELOPES)}, nor by itself; it holds {name_list(map(str, content)) or 'nothing'}"
         )
     ours = content.get(CONFIG_KEY)

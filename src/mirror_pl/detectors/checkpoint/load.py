@@ -20,7 +20,7 @@ from mirror_pl.detectors.config import BackboneConfig, DetectorConfig, LoraConfi
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.detectors.lora import merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
-from mirror_pl.errors import CheckpointError, name_list
+from mirror_pl.errors import CheckpointError, ConfigError, name_list
 
 
 def load_detector(
@@ -51,10 +51,17 @@ def load_detector(
 
 
 def read_detector(
-    checkpoint: str | Path, *, backbone: BackboneConfig | None = None, memory_path: str | Path | None = None
+    checkpoint: str | Path,
+    *,
+    backbone: BackboneConfig | None = None,
+    memory_path: str | Path | None = None,
+    key: str = "checkpoint",
 ) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Read weights, under our names, and the config they belong to; see `load_detector`. Nothing is checked for fit yet."""
-    raw = read_checkpoint(Path(checkpoint))
+    """Read weights, under our names, and the config they belong to; see `load_detector`. Nothing is checked for fit yet.
+
+    `key` is the setting that named the checkpoint, for messages.
+    """
+    raw = read_checkpoint(Path(checkpoint), key)
     tensors = {our_name(name): tensor for name, tensor in raw.tensors.items()}
     if len(tensors) != len(raw.tensors):
         raise CheckpointError(f"checkpoint: {raw.path} holds a tensor twice, under two names for the same thing")
@@ -64,7 +71,10 @@ def read_detector(
     if bank is not None:
         tensors = _add_bank(tensors, bank, raw.path)
     if raw.config is not None:
-        config = DetectorConfig.from_dict(raw.config)
+        try:
+            config = DetectorConfig.from_dict(raw.config)
+        except ConfigError as error:
+            raise CheckpointError(f"checkpoint: {raw.path} carries a config that is damaged: {error}") from error
         if backbone is not None and backbone != config.backbone:
             raise CheckpointError(
                 f"checkpoint: {raw.path} carries the backbone {config.backbone}, but another was asked for: {backbone}. "
@@ -165,7 +175,7 @@ def _published_config(
 
 
 def _read_bank(path: Path) -> RawCheckpoint:
-    raw = read_checkpoint(path)
+    raw = read_checkpoint(path, "memory_path")
     tensors = {our_bank_name(name): tensor for name, tensor in raw.tensors.items()}
     if not set(tensors) <= BANK_NAMES or "memory_bank.memory" not in tensors:
         raise CheckpointError(f"memory_path: {path} holds no memory bank; expected a Phase-1 file (mirror_phase1.pth)")
@@ -174,7 +184,12 @@ def _read_bank(path: Path) -> RawCheckpoint:
 
 def _add_bank(tensors: Mapping[str, Tensor], bank: RawCheckpoint, path: Path) -> dict[str, Tensor]:
     """Add the bank's tensors to a detector's; those it holds already must be equal, since Phase 2 keeps the bank frozen."""
-    different = [name for name, tensor in bank.tensors.items() if name in tensors and not torch.equal(tensor, tensors[name])]
+    different = [
+        name
+        for name, tensor in bank.tensors.items()
+        # A converted checkpoint may hold it rounded to bfloat16.
+        if name in tensors and not torch.equal(tensor.to(tensors[name].dtype), tensors[name])
+    ]
     if different:
         raise CheckpointError(
             f"memory_path: {bank.path} is another bank than the one {path} was trained with: {name_list(different)} "

@@ -9,12 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mirror_pl.detectors.checkpoint.files import CONFIG_FILE, WEIGHTS_FILE
+from mirror_pl.detectors.checkpoint.files import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE
 from mirror_pl.detectors.config import DetectorConfig
-from mirror_pl.errors import ConfigError
+from mirror_pl.errors import OutputError
 from mirror_pl.files import whole_folder, write_text
-
-FORMAT_VERSION = 1
 
 
 def save_folder(
@@ -29,12 +27,12 @@ def save_folder(
         dtype: Stored precision of the weights; the normalisation constants stay float32.
 
     Raises:
-        ConfigError: If `folder` exists.
+        OutputError: If `folder` exists or cannot be written.
     """
     from safetensors.torch import save_file
 
     if folder.exists():
-        raise ConfigError(f"output: {folder} exists already; nothing is overwritten. Give a new folder as output=FOLDER")
+        raise OutputError(f"{folder} exists already; nothing is overwritten")
     stored = {
         name: tensor.to(torch.float32 if name.startswith("normalise.") else dtype).contiguous()
         for name, tensor in tensors.items()

@@ -1,0 +1,112 @@
+"""The top-level settings of each command, with their types and ranges: checked before anything is loaded or written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Optional, TypeVar, get_type_hints
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mirror_pl.errors import ConfigError
+from mirror_pl.scores import Compat
+
+# OmegaConf reads types from the annotations at run time, and under Python 3.10 knows Optional only.
+# ruff: noqa: UP045
+
+
+@dataclass
+class BackboneSettings:
+    """Which architecture: by name, by a Hugging Face folder, or (neither) as the checkpoint has it."""
+
+    name: Optional[str]
+    path: Optional[str]
+
+
+@dataclass
+class LoadSettings:
+    """How the detector is loaded."""
+
+    name: str
+    merge_lora: bool
+
+
+@dataclass
+class EvalSettings:
+    """Settings of ``mirror_pl.eval``; ``configs/eval.yaml`` says what each is."""
+
+    backbone: BackboneSettings
+    detector: LoadSettings
+    checkpoint: Optional[str]
+    memory_path: Optional[str]
+    data_root: str
+    batch_size: int
+    num_workers: Optional[int]
+    output_dir: str
+    require_all: bool
+    max_bad_fraction: float
+    compat: Optional[str]
+
+    @property
+    def quirks(self) -> Compat:
+        """`compat`, once it is checked."""
+        return "published" if self.compat == "published" else None
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {self.num_workers}")
+        if not 0 <= self.max_bad_fraction <= 1:
+            raise ConfigError(f"max_bad_fraction must be between 0 and 1, got {self.max_bad_fraction}")
+        if self.compat not in (None, "published"):
+            raise ConfigError(f"compat must be null or published, got {self.compat}")
+
+
+@dataclass
+class ConvertSettings:
+    """Settings of ``mirror_pl.convert``; ``configs/convert.yaml`` says what each is."""
+
+    backbone: BackboneSettings
+    input: str
+    output: str
+    memory_path: Optional[str]
+    merge_lora: bool
+    dtype: str
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"dtype must be float32 or bfloat16, got {self.dtype}")
+
+
+Settings = TypeVar("Settings", EvalSettings, ConvertSettings)
+
+
+def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:
+    """Read the settings of a command from its composed config, converted to their types.
+
+    What reads the config itself (the ``_target_`` nodes) sees the converted values too.
+
+    Raises:
+        ConfigError: If a value is missing, of another type, or out of range.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    typed: Any = OmegaConf.structured(cls)
+    types = get_type_hints(cls)
+    for field in fields(cls):
+        value = plain[field.name]
+        if value == MISSING:
+            raise ConfigError(f"{field.name}: not given; add {field.name}=... to the command")
+        if is_dataclass(types[field.name]):  # a group: what else its option holds is read elsewhere
+            value = {part.name: value.get(part.name) for part in fields(types[field.name])}
+        try:
+            typed = OmegaConf.merge(typed, {field.name: value})
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{field.name}: {str(error).splitlines()[0]}") from error
+        if not isinstance(value, dict):
+            cfg[field.name] = typed[field.name]
+    settings: Any = OmegaConf.to_object(typed)
+    settings.check()
+    return settings
