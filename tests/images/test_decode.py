@@ -94,9 +94,8 @@ def png_with(chunk: bytes, content: bytes) -> bytes:
         png_with(b"gAMA", b"\0"),
         png_with(b"sRGB", b""),
         png_with(b"zTXt", b"prompt\0\0" + zlib.compress(b"x" * 2_000_000)),
-        encoded("PNG")[:-16] + b"\0\0\0\0" + encoded("PNG")[-12:],
     ],
-    ids=["pHYs", "gAMA", "sRGB", "zTXt", "crc"],
+    ids=["pHYs", "gAMA", "sRGB", "zTXt"],
 )
 def test_what_pillow_reads_with_its_switch_on_is_read_and_marked(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
