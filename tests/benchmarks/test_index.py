@@ -16,7 +16,7 @@ MANIFEST = Manifest(
     name="x",
     title="Benchmark X",
     group="other",
-    layouts={"published": Layout("x/test", {"a": "a", "B": "b", "c": "c"})},
+    layouts={"published": Layout(("x/test",), {"a": ("a",), "B": ("b",), "c": ("c",)})},
     published_key="X",
     source="-",
     licence="-",
@@ -37,10 +37,10 @@ def index(root: Path, manifest: Manifest = MANIFEST) -> BenchmarkIndex:
 
 
 def table(found: BenchmarkIndex) -> list[tuple[str, str, int]]:
-    names = found.manifest.subsets
+    ids, subsets = found.rows()
     return [
-        (path, names[subset], int(label))
-        for path, subset, label in zip(found.paths, found.subset_ids, found.labels, strict=True)
+        (found.paths[image], found.subsets[subset], int(found.labels[image]))
+        for image, subset in zip(ids, subsets, strict=True)
     ]
 
 
@@ -69,7 +69,7 @@ def test_labels_at_any_depth_and_a_fixed_order(tmp_path: Path) -> None:
 
 
 def test_a_benchmark_without_subsets(tmp_path: Path) -> None:
-    whole = Manifest(**{**MANIFEST.__dict__, "layouts": {"published": Layout("x", {"ALL": "."})}})
+    whole = Manifest(**{**MANIFEST.__dict__, "layouts": {"published": Layout(("x",), {"ALL": (".",)})}})
     touch(tmp_path, "x/0_real/1.jpg", "x/more/1_fake/1.jpg")
     assert table(index(tmp_path, whole)) == [("x/0_real/1.jpg", "ALL", 0), ("x/more/1_fake/1.jpg", "ALL", 1)]
 
@@ -136,7 +136,7 @@ def test_a_folder_that_fails_is_recorded(tmp_path: Path, monkeypatch: pytest.Mon
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr("mirror_pl.benchmarks.index.os.scandir", failing)
+    monkeypatch.setattr("mirror_pl.benchmarks.walk.os.scandir", failing)
     found = index(tmp_path)
     assert found.unreadable == {"x/test/a/1_fake": "Permission denied"}
     assert len(found) == 1
@@ -149,7 +149,7 @@ def error_of(root: Path) -> str:
 
 
 def test_missing_folders_are_explained(tmp_path: Path) -> None:
-    assert "does not exist; give the folder that holds the benchmarks as data_root=" in error_of(tmp_path / "absent")
+    assert "does not exist; give the folder that holds the images as data_root=" in error_of(tmp_path / "absent")
     touch(tmp_path, "file")
     assert "is a file, not a folder" in error_of(tmp_path / "file")
     message = error_of(tmp_path)

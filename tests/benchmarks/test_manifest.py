@@ -51,24 +51,26 @@ def test_published_tree(name: str) -> None:
     folder, key, subsets = PUBLISHED[name]
     assert manifest.name == name
     assert manifest.published_key == key
-    assert manifest.layouts["published"].folder == folder
-    assert manifest.subsets == tuple(subsets.split())
-    expected = {"ALL": "."} if subsets == "ALL" else {subset: subset for subset in subsets.split()}
-    assert manifest.layouts["published"].subsets == expected
-    assert manifest.layouts["published"].labels == {"0_real": 0, "1_fake": 1}
+    published = manifest.layouts["published"]
+    assert published.folders == (folder,)
+    assert tuple(published.subsets) == tuple(subsets.split())
+    expected = {"ALL": (".",)} if subsets == "ALL" else {subset: (subset,) for subset in subsets.split()}
+    assert published.subsets == expected
+    assert published.labels == {"0_real": 0, "1_fake": 1}
+    assert published.bare is None
 
 
 def plain() -> dict[str, Any]:
     return {
         "name": "x", "title": "X", "group": "other", "published_key": "x", "source": "-", "licence": "-",
-        "how_to_get": "-", "citation": "-", "layouts": {"published": {"folder": "x", "subsets": ["a", "b"]}},
+        "how_to_get": "-", "citation": "-", "subsets": ["a", "b"], "layouts": {"published": {"folders": "x"}},
     }  # fmt: skip
 
 
 def test_labels_may_have_other_names() -> None:
     values = plain()
     values["layouts"]["published"]["labels"] = {"nature": "real", "ai": "fake"}
-    assert parse_manifest(values).layout.labels == {"nature": 0, "ai": 1}
+    assert parse_manifest(values).layouts["published"].labels == {"nature": 0, "ai": 1}
 
 
 @pytest.mark.parametrize(
@@ -78,9 +80,12 @@ def test_labels_may_have_other_names() -> None:
         (lambda v: v.pop("group"), "benchmark x: missing group"),
         (lambda v: v.update(group="wild"), "group must be one of standard, in-the-wild"),
         (lambda v: v.update(layouts={}), "at least one layout"),
-        (lambda v: v["layouts"]["published"].update(subsets=[]), "layout published: subsets must be"),
+        (lambda v: v["layouts"]["published"].update(subsets=3), "layout published: subsets must be"),
+        (lambda v: v["layouts"]["published"].update(subsets={"d": "x"}), "layout published: unknown subset 'd'"),
+        (lambda v: v.update(shared_reals={"r": {"folders": "x", "serves": ["d"]}}), "serves the unknown subset 'd'"),
+        (lambda v: v.update(expected={"d": {"real": 3}}), "expected names the unknown subset 'd'"),
         (lambda v: v["layouts"]["published"].update(labels={"a": "maybe"}), "label must be one of real, fake, got 'maybe'"),
-        (lambda v: v["layouts"]["published"].pop("folder"), "layout published: missing folder"),
+        (lambda v: v["layouts"]["published"].pop("folders"), "layout published: missing folders"),
     ],
 )
 def test_mistakes_are_named(change: Any, message: str) -> None:

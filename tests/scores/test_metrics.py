@@ -73,6 +73,7 @@ def table(rows: list[tuple[str, int, float, Status]]) -> object:
     names = list(dict.fromkeys(name for name, *_ in rows))
     logits = np.array([logit for _, _, logit, _ in rows], np.float32)
     return make_table(
+        ids=np.arange(len(rows)),
         paths=[f"{i}.png" for i in range(len(rows))],
         benchmark="x",
         subsets=names,
@@ -129,7 +130,7 @@ def test_the_mean_is_unweighted() -> None:
 def test_streaming_equals_scikit_learn_for_any_batches(size: int, batch: int, seed: int) -> None:
     label, logit, _ = case(size, seed, ties=False)
     subset = np.random.default_rng(seed).integers(0, 3, size)
-    metric = SubsetBalancedAccuracy(3)
+    metric = SubsetBalancedAccuracy(torch.eye(3, dtype=torch.bool))
     for start in range(0, size, batch):
         part = slice(start, start + batch)
         metric.update(*(torch.from_numpy(column[part]) for column in (logit > 0, label, subset)))
@@ -142,3 +143,14 @@ def test_streaming_equals_scikit_learn_for_any_batches(size: int, batch: int, se
             warnings.simplefilter("ignore")
             expected = balanced_accuracy_score(label[here], logit[here] > 0)
         assert value == pytest.approx(expected, abs=1e-12)
+
+
+def test_streaming_counts_shared_reals_in_every_subset_they_serve() -> None:
+    members = torch.tensor([[True, False, True], [False, True, True]])  # two subsets of fakes, one set of reals
+    metric = SubsetBalancedAccuracy(members)
+    metric.update(
+        torch.tensor([True, False, True, True, False]),
+        torch.tensor([1, 1, 1, 0, 0]),
+        torch.tensor([0, 0, 1, 2, 2]),
+    )
+    assert metric.compute().tolist() == [0.5, 0.75]

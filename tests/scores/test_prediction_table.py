@@ -15,6 +15,7 @@ from mirror_pl.scores.prediction_table import Status
 
 def test_round_trip(tmp_path: Path) -> None:
     table = make_table(
+        ids=np.arange(3),
         paths=["a/0_real/1.png", os.fsdecode(b"a/1_fake/\xff.png"), "b/1_fake/上.png"],
         benchmark="x",
         subsets=["a", "empty", "b"],

@@ -1,18 +1,22 @@
-"""Which of a benchmark's files are on disk, under which subset and label. Lists names; opens no image."""
+"""Which of a benchmark's images are on disk, in which layout, under which subset and label, and paired with which reals."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.manifest import Layout, Manifest
+from mirror_pl.benchmarks.manifest import USER_REALS, Layout, Manifest
+from mirror_pl.benchmarks.walk import Folder, Walk, find_folder, walk
 from mirror_pl.errors import DataError, name_list
+from mirror_pl.labels import REAL
+
+Integer = TypeVar("Integer", np.int8, np.int32)
 
 EXAMPLES = 3
 """Paths kept as examples of what was passed over."""
@@ -35,16 +39,20 @@ class PassedOver:
 
 @dataclass(frozen=True)
 class BenchmarkIndex:
-    """The samples of a benchmark, in a fixed order: by subset as in the manifest, then by path.
+    """The images of a benchmark, each once, in a fixed order: by group as in the manifest, then by path.
 
     Attributes:
         manifest: The benchmark.
         data_root: Folder that `paths` are relative to.
-        paths: One a sample, with forward slashes; a sample's id is its position here.
+        paths: One an image, with forward slashes; absolute for reals that a user named elsewhere. An image's id is its
+            position here.
         labels: ``(S,)`` int8, 0 real and 1 fake.
-        subset_ids: ``(S,)`` int32, position in the manifest's subsets.
+        group_ids: ``(S,)`` int32, position in the manifest's groups: a subset, or a set of shared reals.
         sizes: ``(S,)`` int64, bytes; -1 where a file's size cannot be read.
-        missing: Why a subset of the manifest has no sample, by its name.
+        mtimes: ``(S,)`` int64, ns since the epoch; -1 where it cannot be read.
+        layouts: Layout that each subset was found in, by its name.
+        pairs: Group of shared reals that each subset was paired with, by its name.
+        missing: Why a subset has no sample, by its name.
         passed_over: Files below the subsets that are no samples: other suffixes, or outside any label's folder.
         unreadable: Why a folder could not be listed, by its path; its files are unknown.
     """
@@ -53,8 +61,11 @@ class BenchmarkIndex:
     data_root: Path
     paths: list[str]
     labels: NDArray[np.int8]
-    subset_ids: NDArray[np.int32]
+    group_ids: NDArray[np.int32]
     sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    layouts: Mapping[str, str]
+    pairs: Mapping[str, str]
     missing: Mapping[str, str]
     passed_over: PassedOver
     unreadable: Mapping[str, str]
@@ -65,142 +76,263 @@ class BenchmarkIndex:
     @property
     def subsets(self) -> tuple[str, ...]:
         """Subsets that have samples, in report order."""
-        return tuple(name for name in self.manifest.subsets if name not in self.missing)
+        return tuple(self.layouts)
+
+    @property
+    def all_subsets(self) -> tuple[str, ...]:
+        """Subsets with and without samples, in the manifest's order."""
+        return tuple(name for name in self.manifest.subsets if name in self.layouts or name in self.missing)
+
+    def members(self) -> NDArray[np.bool_]:
+        """Return ``(subsets, groups)``: whether the images of a group count in a subset."""
+        groups = self.manifest.groups
+        result = np.zeros((len(self.subsets), len(groups)), bool)
+        for position, name in enumerate(self.subsets):
+            result[position, groups.index(name)] = True
+            if name in self.pairs:
+                result[position, groups.index(self.pairs[name])] = True
+        return result
+
+    def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """Return one entry an image and subset: the image's id and the position in `subsets`, by subset, then by id."""
+        ids, positions = [], []
+        for position, member in enumerate(self.members()):
+            here = np.flatnonzero(member[self.group_ids])
+            ids.append(here)
+            positions.append(np.full(len(here), position, np.int32))
+        return np.concatenate(ids), np.concatenate(positions)
 
     def fingerprint(self) -> str:
-        """SHA-256 over every sample's path, size, label and subset: equal for equal data, whatever the machine."""
+        """SHA-256 over every image's path, size, label and group: equal for equal data, whatever the machine."""
         digest = hashlib.sha256()
-        names = self.manifest.subsets
-        for path, size, label, subset in zip(self.paths, self.sizes, self.labels, self.subset_ids, strict=True):
-            digest.update(f"{path}\0{size}\0{label}\0{names[subset]}\n".encode("utf-8", "surrogateescape"))
+        names = self.manifest.groups
+        for path, size, label, group in zip(self.paths, self.sizes, self.labels, self.group_ids, strict=True):
+            digest.update(f"{path}\0{size}\0{label}\0{names[group]}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
-def index_benchmark(manifest: Manifest, data_root: Path, suffixes: Set[str]) -> BenchmarkIndex:
-    """List the samples of a benchmark below `data_root`.
+def index_benchmark(
+    manifest: Manifest, data_root: Path, suffixes: Set[str], *, pair: bool = True, reals: Path | None = None
+) -> BenchmarkIndex:
+    """Find the images of a benchmark below `data_root`, in whichever known layout they are.
 
     Args:
         manifest: The benchmark.
         data_root: Folder that holds the benchmark's folder.
         suffixes: File suffixes of images, lower case, with the dot; the case of a file's own suffix does not matter.
+        pair: Pair subsets that have only fakes with shared reals, where there are any. The published code does not.
+        reals: Folder of real images for those subsets, instead of the benchmark's own.
 
     Raises:
         DataError: If `data_root`, the benchmark's folder, or every subset is missing, with the expected tree.
     """
-    if not data_root.is_dir():
-        kind = "is a file, not a folder" if data_root.exists() else "does not exist"
-        raise DataError(f"data_root: {data_root} {kind}; give the folder that holds the benchmarks as data_root=FOLDER")
-    layout = manifest.layout
-    folder = data_root / layout.folder
-    if not folder.is_dir():
-        raise DataError(_no_folder(manifest, layout, data_root))
-
-    walk = _Walk(data_root, layout, suffixes)
-    missing: dict[str, str] = {}
-    for position, (name, subset_folder) in enumerate(layout.subsets.items()):
-        path = folder / subset_folder
-        before = len(walk.paths)
-        if not path.is_dir():
-            missing[name] = f"no folder {path}"
-            continue
-        walk.subset(position, path)
-        if len(walk.paths) == before:
-            missing[name] = f"no image in a folder {' or '.join(layout.labels)} below {path}"
-    if not walk.paths:
-        seen = f" Passed over: {walk.passed_over.counts}." if walk.passed_over.counts else ""
-        raise DataError(
-            f"{manifest.title}: none of its {len(missing)} subsets has an image in {folder}.{seen} Expected:\n"
-            f"{layout.draw(str(data_root))}"
-        )
-    return BenchmarkIndex(
-        manifest=manifest,
-        data_root=data_root,
-        paths=walk.paths,
-        labels=np.array(walk.labels, dtype=np.int8),
-        subset_ids=np.array(walk.subset_ids, dtype=np.int32),
-        sizes=np.array(walk.sizes, dtype=np.int64),
-        missing=missing,
-        passed_over=walk.passed_over,
-        unreadable=walk.unreadable,
-    )
+    for key, folder in (("data_root", data_root), ("reals", reals)):
+        if folder is not None and not folder.is_dir():
+            kind = "is a file, not a folder" if folder.exists() else "does not exist"
+            raise DataError(f"{key}: {folder} {kind}; give the folder that holds the images as {key}=FOLDER")
+    return _Search(manifest, data_root, suffixes, pair).run(reals)
 
 
-class _Walk:
-    """The walk over one benchmark's subsets; folders are listed once, in the order of their names."""
+@dataclass(frozen=True)
+class _Found:
+    """A subset in one of its layouts: its folders, and each one's label (None: passed over)."""
 
-    def __init__(self, data_root: Path, layout: Layout, suffixes: Set[str]) -> None:
+    layout_name: str
+    layout: Layout
+    walk: Walk
+    labels: list[int | None]
+
+    @property
+    def images(self) -> int:
+        return sum(len(f.names) for f, label in zip(self.walk.folders, self.labels, strict=True) if label is not None)
+
+    def has(self, wanted: int) -> bool:
+        return any(f.names and label == wanted for f, label in zip(self.walk.folders, self.labels, strict=True))
+
+
+class _Search:
+    """One search for a benchmark; each folder is listed once, whichever layouts it may belong to."""
+
+    def __init__(self, manifest: Manifest, data_root: Path, suffixes: Set[str], pair: bool) -> None:
+        self.manifest = manifest
         self.data_root = data_root
-        self.layout = layout
         self.suffixes = suffixes
-        self.paths: list[str] = []
-        self.labels: list[int] = []
-        self.subset_ids: list[int] = []
-        self.sizes: list[int] = []
+        self.pair = pair
+        self.skip = {name.lower() for name in manifest.skip}
+        self.walks: dict[Path, Walk] = {}
         self.passed_over = PassedOver()
         self.unreadable: dict[str, str] = {}
+        self.columns: list[tuple[list[str], int, int, list[int], list[int]]] = []
 
-    def subset(self, position: int, folder: Path) -> None:
-        relative = folder.relative_to(self.data_root).as_posix()
-        for path, label, entry in self._files(str(folder), relative, None, ()):
-            suffix = os.path.splitext(entry.name)[1].lower()
-            if suffix not in self.suffixes:
-                self.passed_over.add(f"suffix {suffix or '(none)'}", path)
-            elif label is None:
-                self.passed_over.add(f"in no folder {' or '.join(self.layout.labels)}", path)
+    def run(self, reals: Path | None) -> BenchmarkIndex:
+        found, missing = self._subsets()
+        if not found:
+            raise DataError(self._nothing_found())
+        shared = self._shared(found, reals) if self.pair else {}
+        groups = self.manifest.groups
+        for name, subset in found.items():
+            self._add(groups.index(name), subset.walk, subset.labels, subset.layout)
+        for group in dict.fromkeys(shared.values()):
+            folder = self._shared_folder(group, reals)
+            if folder is not None:
+                listed = self._walk(folder)
+                self._add(groups.index(group), listed, _labels_of_reals(listed), None)
+        return BenchmarkIndex(
+            manifest=self.manifest,
+            data_root=self.data_root,
+            paths=[path for paths, *_ in self.columns for path in paths],
+            labels=_column(((label, len(paths)) for paths, _, label, _, _ in self.columns), np.int8),
+            group_ids=_column(((group, len(paths)) for paths, group, *_ in self.columns), np.int32),
+            sizes=np.concatenate([np.array(sizes, np.int64) for *_, sizes, _ in self.columns]),
+            mtimes=np.concatenate([np.array(mtimes, np.int64) for *_, mtimes in self.columns]),
+            layouts={name: subset.layout_name for name, subset in found.items()},
+            pairs=shared,
+            missing=missing,
+            passed_over=self.passed_over,
+            unreadable=self.unreadable,
+        )
+
+    def _subsets(self) -> tuple[dict[str, _Found], dict[str, str]]:
+        """Find each subset. The first layout that holds any decides which subsets there are; others may fill its gaps."""
+        names: tuple[str, ...] = ()
+        for layout_name in self.manifest.layouts:
+            names = tuple(self.manifest.layouts[layout_name].subsets)
+            if any(self._find(name, layout_name) for name in names):
+                break
+        if self.pair:
+            names = tuple(name for name in names if name not in self.manifest.published_rows)
+        found: dict[str, _Found] = {}
+        missing: dict[str, str] = {}
+        for name in names:
+            subset = next(filter(None, (self._find(name, layout) for layout in self.manifest.layouts)), None)
+            if subset is not None:
+                found[name] = subset
             else:
-                self.paths.append(path)
-                self.labels.append(label)
-                self.subset_ids.append(position)
-                self.sizes.append(_size(entry))
+                missing[name] = self._why_missing(name)
+        return found, missing
 
-    def _files(
-        self, folder: str, relative: str, label: int | None, above: tuple[tuple[int, int], ...]
-    ) -> Iterator[tuple[str, int | None, os.DirEntry[str]]]:
-        try:
-            status = os.stat(folder)
-            here = (status.st_dev, status.st_ino)
-            if here in above:  # a symbolic link to a folder above: everything in it is seen there
-                return
-            with os.scandir(folder) as entries:
-                ordered = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:
-            self.unreadable[relative] = error.strerror or str(error)
-            return
-        for entry in ordered:
-            path = entry.name if relative == "." else f"{relative}/{entry.name}"
-            try:
-                is_folder = entry.is_dir()
-            except OSError as error:  # a link to itself, or into a folder that may not be searched
-                if os.path.splitext(entry.name)[1].lower() not in self.suffixes:
-                    self.unreadable[path] = error.strerror or str(error)
-                    continue
-                is_folder = False
-            if not is_folder:
-                yield path, label, entry
+    def _find(self, name: str, layout_name: str) -> _Found | None:
+        """Find a subset in one layout; None where that has no image of it."""
+        layout = self.manifest.layouts[layout_name]
+        for folder in self._candidates(name, layout):
+            listed = self._walk(folder)
+            found = _Found(layout_name, layout, listed, _labels(listed, layout))
+            if found.images:
+                return found
+        return None
+
+    def _candidates(self, name: str, layout: Layout) -> Iterator[Path]:
+        for base in layout.folders:
+            for folder in layout.subsets.get(name, ()):
+                path = find_folder(self.data_root, f"{base}/{folder}")
+                if path is not None:
+                    yield path
+
+    def _walk(self, path: Path) -> Walk:
+        if path not in self.walks:
+            self.walks[path] = walk(path, self.suffixes, self.skip)
+        return self.walks[path]
+
+    def _shared(self, found: Mapping[str, _Found], reals: Path | None) -> dict[str, str]:
+        """Return which group of shared reals serves which subset that has no reals of its own."""
+        pairs: dict[str, str] = {}
+        for name, subset in found.items():
+            if subset.has(REAL):
                 continue
-            if os.path.splitext(entry.name)[1].lower() in self.suffixes:
-                yield path, label, entry  # a folder named like an image: a sample that will be found undecodable
-            inner = self.layout.labels.get(entry.name, label)
-            yield from self._files(entry.path, path, inner, (*above, here))
+            serving = [f"shared:{key}" for key, shared in self.manifest.shared_reals.items() if name in shared.serves]
+            for group in [USER_REALS] if reals is not None else serving:
+                folder = self._shared_folder(group, reals)
+                if folder is not None and any(f.names for f in self._walk(folder).folders):
+                    pairs[name] = group
+                    break
+        return pairs
+
+    def _shared_folder(self, group: str, reals: Path | None) -> Path | None:
+        if group == USER_REALS:
+            return reals
+        folders = self.manifest.shared_reals[group.removeprefix("shared:")].folders
+        return next(filter(None, (find_folder(self.data_root, folder) for folder in folders)), None)
+
+    def _add(self, group: int, listed: Walk, labels: list[int | None], layout: Layout | None) -> None:
+        base = self._relative(listed.path)
+        for name, reason in listed.unreadable.items():
+            self.unreadable[base if name == "." else _join(base, name)] = reason
+        for folder, label in zip(listed.folders, labels, strict=True):
+            prefix = _join(base, *folder.parts)
+            for name in folder.others:
+                suffix = Path(name).suffix.lower() or "(none)"
+                self.passed_over.add(f"suffix {suffix}", _join(prefix, name))
+            if label is not None:
+                paths = [_join(prefix, name) for name in folder.names]
+                self.columns.append((paths, group, label, folder.sizes, folder.mtimes))
+            elif layout is not None:
+                for name in folder.names:
+                    self.passed_over.add(f"in no folder {' or '.join(layout.labels)}", _join(prefix, name))
+
+    def _relative(self, path: Path) -> str:
+        inside = path.is_relative_to(self.data_root)
+        return path.relative_to(self.data_root).as_posix() if inside else path.absolute().as_posix()
+
+    def _why_missing(self, name: str) -> str:
+        for layout in self.manifest.layouts.values():
+            for path in self._candidates(name, layout):
+                listed = self._walk(path)
+                self._add(0, listed, [None] * len(listed.folders), layout)
+                return f"no image in a folder {' or '.join(layout.labels)} below {path}"
+        layout = next(layout for layout in self.manifest.layouts.values() if name in layout.subsets)
+        base = next(filter(None, (find_folder(self.data_root, folder) for folder in layout.folders)), None)
+        return f"no folder {layout.subsets[name][0]} in {base or self.data_root / layout.folders[0]}"
+
+    def _nothing_found(self) -> str:
+        """Say what is missing, and whether the subsets lie where the user may have meant."""
+        layout = next(iter(self.manifest.layouts.values()))
+        trees = "\nor\n".join(layout.draw(str(self.data_root)) for layout in self.manifest.layouts.values())
+        expected = f"Expected:\n{trees}\nTo get it: {self.manifest.how_to_get}"
+        here = [base for base in layout.folders if find_folder(self.data_root, base)]
+        if here:
+            seen = f" Passed over: {self.passed_over.counts}." if self.passed_over.counts else ""
+            return (
+                f"{self.manifest.title}: none of its {len(layout.subsets)} subsets has an image in "
+                f"{self.data_root / here[0]}.{seen} {expected}"
+            )
+        misplaced = [
+            name
+            for name, folders in layout.subsets.items()
+            if folders != (".",) and any(find_folder(self.data_root, folder) for folder in folders)
+        ]
+        found = f"none of its subsets is in {self.data_root} either"
+        if misplaced:
+            found = f"its subsets {name_list(misplaced)} are in {self.data_root} itself: put them into {layout.folders[0]}/"
+            if self.data_root.resolve().match(layout.folders[0]):
+                above = self.data_root.resolve().parents[len(Path(layout.folders[0]).parts) - 1]
+                found = f"its subsets {name_list(misplaced)} are in {self.data_root} itself: give data_root={above}"
+        return f"{self.manifest.title}: no folder {layout.folders[0]} in {self.data_root}; {found}. {expected}"
 
 
-def _size(entry: os.DirEntry[str]) -> int:
-    try:
-        return entry.stat().st_size
-    except OSError:
-        return -1
+def _labels(listed: Walk, layout: Layout) -> list[int | None]:
+    """Label each folder of a walk: by its innermost name that decides one, else as bare, where no folder decides any."""
+    by_name = {name.casefold(): label for name, label in layout.labels.items()}
+
+    def label(folder: Folder) -> int | None:
+        return next((by_name[part.casefold()] for part in reversed(folder.parts) if part.casefold() in by_name), None)
+
+    labels = [label(folder) for folder in listed.folders]
+    if layout.bare is not None and all(label is None for label in labels):
+        return [layout.bare] * len(labels)
+    return labels
 
 
-def _no_folder(manifest: Manifest, layout: Layout, data_root: Path) -> str:
-    """Say what is missing, and whether the subsets lie where the user may have meant."""
-    misplaced = [name for name, folder in layout.subsets.items() if folder != "." and (data_root / folder).is_dir()]
-    found = f"none of its subsets is in {data_root} either"
-    if misplaced:
-        found = f"its subsets {name_list(misplaced)} are in {data_root} itself: put them into {layout.folder}/ there"
-        if data_root.resolve().match(layout.folder):
-            above = data_root.resolve().parents[len(Path(layout.folder).parts) - 1]
-            found = f"its subsets {name_list(misplaced)} are in {data_root} itself: give data_root={above}"
-    return (
-        f"{manifest.title}: no folder {layout.folder} in {data_root}; {found}. Expected:\n{layout.draw(str(data_root))}\n"
-        f"To get it: {manifest.how_to_get}"
-    )
+def _labels_of_reals(listed: Walk) -> list[int | None]:
+    """All images of a shared set are real, but what lies in a folder of fakes."""
+    fakes = {"1_fake", "fake", "ai"}
+    return [None if fakes & {part.casefold() for part in folder.parts} else REAL for folder in listed.folders]
+
+
+def _join(*parts: str) -> str:
+    return "/".join(part for part in parts if part not in (".", ""))
+
+
+def _column(runs: Iterator[tuple[int, int]], dtype: type[Integer]) -> NDArray[Integer]:
+    """Repeat each value as often as its count says."""
+    values, counts = zip(*runs, strict=True)
+    return np.repeat(np.array(values, dtype), counts)

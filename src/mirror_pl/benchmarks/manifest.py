@@ -1,11 +1,12 @@
-"""A benchmark described as data: where its files are, how folder names become subsets and labels, where it comes from.
+"""A benchmark described as data: where its files are in each known layout, and how folder names become subsets and labels.
 
-A manifest is a YAML file in ``configs/benchmark/``; adding a benchmark needs no Python.
+A manifest is a YAML file in ``configs/benchmark/``; adding a benchmark needs no Python. Letter case of folder names does not
+matter anywhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
@@ -23,25 +24,40 @@ class Layout:
     """One way the benchmark lies on disk.
 
     Attributes:
-        folder: Below ``data_root``, with forward slashes; "." for ``data_root`` itself.
-        subsets: Folder, below `folder`, of each subset by the name its row has in reports; "." for `folder` itself.
+        folders: Folders below ``data_root`` to look for, with forward slashes; "." for ``data_root`` itself. The first that
+            holds anything of a subset is used for it.
+        subsets: For each subset by the name of its row, the folders below `folders` to look for; "." for the folder itself.
         labels: Label of each folder name that decides one, at any depth below a subset; the innermost decides.
+        bare: Label of the images of a subset that has no such folder at all; None passes them over.
     """
 
-    folder: str
-    subsets: Mapping[str, str]
+    folders: tuple[str, ...]
+    subsets: Mapping[str, tuple[str, ...]]
     labels: Mapping[str, int] = field(default_factory=lambda: {"0_real": REAL, "1_fake": FAKE})
+    bare: int | None = None
 
     def draw(self, data_root: str) -> str:
         """Draw the expected tree, for an error message."""
-        label_folders = "{" + ",".join(self.labels) + "}"
-        lines = [data_root]
-        indent = "  "
-        if self.folder != ".":
-            lines.append(f"{indent}{self.folder}/")
-            indent += "  "
-        lines += [f"{indent}{'' if folder == '.' else folder + '/'}**/{label_folders}/*" for folder in self.subsets.values()]
+        lines = [f"{data_root}/" + ("" if self.folders[0] == "." else f"{self.folders[0]}/")]
+        images = "**/{" + ",".join(self.labels) + "}/*"
+        if self.bare is not None:
+            images = "*" if set(self.labels) == {"0_real", "1_fake"} else f"{images} or *"
+        for folders in self.subsets.values():
+            lines.append(f"    {'' if folders[0] == '.' else folders[0] + '/'}{images}")
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class SharedReals:
+    """Real images that serve several subsets, each of which has only fakes.
+
+    Attributes:
+        folders: Folders below ``data_root`` to look for; all images below the first that exists are real.
+        serves: Subsets they serve.
+    """
+
+    folders: tuple[str, ...]
+    serves: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,12 +68,18 @@ class Manifest:
         name: Its name here, as in ``benchmark=name``.
         title: Its name in print.
         group: Which part of the published table it belongs to; "other" for none.
-        layouts: The ways it lies on disk, by name; "published" is the tree of the published evaluation code.
+        layouts: The ways it lies on disk, by name, in the order they are tried for each subset; "published" is the tree of
+            the published evaluation code.
         published_key: Its key in the published code, which the name of the published report begins with.
         source: Where the data comes from.
         licence: Of the data.
         how_to_get: What a user does to get it.
         citation: The paper to cite.
+        skip: Folder names never entered, such as a training split beside the test split.
+        shared_reals: Sets of real images that serve several subsets, by name.
+        published_rows: Subsets that are rows of the published report only: what they hold is a shared set here.
+        pooled_row: Name of a row over all subsets together, where the published report has one; None for none.
+        expected: Images to expect, by subset and label name; "*" stands for every subset that is not named.
     """
 
     name: str
@@ -69,16 +91,29 @@ class Manifest:
     licence: str
     how_to_get: str
     citation: str
-
-    @property
-    def layout(self) -> Layout:
-        """The layout in use."""
-        return next(iter(self.layouts.values()))
+    skip: tuple[str, ...] = ()
+    shared_reals: Mapping[str, SharedReals] = field(default_factory=dict)
+    published_rows: tuple[str, ...] = ()
+    pooled_row: str | None = None
+    expected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
     @property
     def subsets(self) -> tuple[str, ...]:
         """Names of all subsets, in report order, whether on disk or not."""
-        return tuple(self.layout.subsets)
+        return tuple(dict.fromkeys(name for layout in self.layouts.values() for name in layout.subsets))
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Names of the sets that an image belongs to exactly one of: the subsets, then the shared reals."""
+        return (*self.subsets, *(f"shared:{name}" for name in self.shared_reals), USER_REALS)
+
+    def expected_of(self, subset: str) -> Mapping[str, int]:
+        """Return the images to expect in a subset, by label name; empty where nothing is known."""
+        return self.expected.get(subset, self.expected.get("*", {}))
+
+
+USER_REALS = "shared:reals"
+"""Group of the real images that a user names with ``reals=FOLDER``."""
 
 
 def parse_manifest(values: Mapping[str, Any]) -> Manifest:
@@ -88,35 +123,83 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
         ConfigError: Naming the benchmark, the key, what was expected and what was got.
     """
     where = f"benchmark {values.get('name', '?')}"
-    _check_keys(values, Manifest, where)
+    optional = ("skip", "shared_reals", "published_rows", "pooled_row", "expected")
+    _check_keys(values, Manifest, where, (*optional, "subsets"), extra=("subsets",))
     if values["group"] not in get_args(Group):
         raise ConfigError(f"{where}: group must be one of {name_list(get_args(Group))}, got {values['group']!r}")
     layouts = values["layouts"]
     if not isinstance(layouts, Mapping) or not layouts:
         raise ConfigError(f"{where}: layouts must hold at least one layout by name, got {layouts!r}")
-    parsed = {name: _parse_layout(layout, f"{where}, layout {name}") for name, layout in layouts.items()}
-    return Manifest(**{**values, "layouts": parsed})
-
-
-def _parse_layout(values: Mapping[str, Any], where: str) -> Layout:
-    _check_keys(values, Layout, where, optional=("labels",))
-    subsets = values["subsets"]
-    if isinstance(subsets, list | tuple):  # a list: each subset's folder has the subset's name
-        subsets = {str(name): str(name) for name in subsets}
-    if not isinstance(subsets, Mapping) or not subsets:
-        raise ConfigError(f"{where}: subsets must be a list of folders or a mapping of name to folder, got {subsets!r}")
-    result = Layout(folder=str(values["folder"]), subsets={str(name): str(f) for name, f in subsets.items()})
-    if "labels" not in values:
-        return result
-    wrong = [label for label in values["labels"].values() if label not in LABEL_NAMES]
+    names = _strings(values.get("subsets", [WHOLE]), f"{where}, subsets")
+    parsed = {name: _parse_layout(layout, names, f"{where}, layout {name}") for name, layout in layouts.items()}
+    served = [name for name in names if name not in _strings(values.get("published_rows", ()), where)]
+    shared = {
+        str(name): _parse_shared(part, served, f"{where}, shared_reals {name}")
+        for name, part in values.get("shared_reals", {}).items()
+    }
+    expected = values.get("expected", {})
+    wrong = [name for name in expected if name not in (*names, "*")]
     if wrong:
-        raise ConfigError(f"{where}: a label must be one of {name_list(LABEL_NAMES)}, got {wrong[0]!r}")
-    labels = {str(name): LABEL_NAMES.index(label) for name, label in values["labels"].items()}
-    return Layout(result.folder, result.subsets, labels)
+        raise ConfigError(f"{where}: expected names the unknown subset {wrong[0]!r}.{nearest(str(wrong[0]), names)}")
+    kept = {key: value for key, value in values.items() if key != "subsets"}
+    kept |= {"layouts": parsed, "shared_reals": shared}
+    kept |= {key: _strings(values.get(key, ()), f"{where}, {key}") for key in ("skip", "published_rows")}
+    return Manifest(**kept)
 
 
-def _check_keys(values: Mapping[str, Any], cls: type, where: str, optional: tuple[str, ...] = ()) -> None:
-    known = [f.name for f in fields(cls)]
+def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> Layout:
+    _check_keys(values, Layout, where, ("subsets", "labels", "bare"))
+    subsets = values.get("subsets", {})
+    if isinstance(subsets, list | tuple):  # this layout has subsets of its own, in folders of the same name
+        subsets, names = {}, _strings(subsets, f"{where}, subsets")
+    if not isinstance(subsets, Mapping):
+        raise ConfigError(f"{where}: subsets must be a list of names or a mapping of name to folders, got {subsets!r}")
+    unknown = [str(name) for name in subsets if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"{where}: unknown subset {unknown[0]!r}.{nearest(unknown[0], names)} Known: {name_list(names, 30)}"
+        )
+    default = "." if names == (WHOLE,) else None
+    folders = {name: _strings(subsets.get(name, default or name), where) for name in names}
+    labels = values.get("labels", {"0_real": "real", "1_fake": "fake"})
+    bare = values.get("bare")
+    return Layout(
+        folders=_strings(values["folders"], f"{where}, folders"),
+        subsets=folders,
+        labels={str(name): _label(label, where) for name, label in labels.items()},
+        bare=None if bare is None else _label(bare, where),
+    )
+
+
+def _parse_shared(values: Mapping[str, Any], names: list[str], where: str) -> SharedReals:
+    _check_keys(values, SharedReals, where, ("serves",))
+    serves = _strings(values.get("serves", names), f"{where}, serves")
+    unknown = [name for name in serves if name not in names]
+    if unknown:
+        raise ConfigError(f"{where}: serves the unknown subset {unknown[0]!r}.{nearest(unknown[0], names)}")
+    return SharedReals(_strings(values["folders"], f"{where}, folders"), serves)
+
+
+def _label(value: Any, where: str) -> int:
+    if value not in LABEL_NAMES:
+        raise ConfigError(f"{where}: a label must be one of {name_list(LABEL_NAMES)}, got {value!r}")
+    return LABEL_NAMES.index(value)
+
+
+def _strings(value: Any, where: str) -> tuple[str, ...]:
+    """Read one string or a list of them."""
+    items: Iterable[Any] = [value] if isinstance(value, str | int | float) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str | int | float) for item in items):
+        raise ConfigError(f"{where}: expected a name or a list of names, got {value!r}")
+    return tuple(str(item) for item in items)
+
+
+def _check_keys(
+    values: Mapping[str, Any], cls: type, where: str, optional: tuple[str, ...] = (), extra: tuple[str, ...] = ()
+) -> None:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where}: expected keys and values, got {values!r}")
+    known = [*(f.name for f in fields(cls)), *extra]
     unknown = [str(key) for key in values if key not in known]
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}.{nearest(unknown[0], known)} Known: {name_list(known, 20)}")

@@ -40,6 +40,7 @@ class EvalSettings:
     checkpoint: Optional[str]
     memory_path: Optional[str]
     data_root: str
+    reals: Optional[str]
     batch_size: int
     num_workers: Optional[int]
     output_dir: str

@@ -18,7 +18,7 @@ class Sample(NamedTuple):
     Attributes:
         id: Its position in the benchmark's index.
         label: 0 real, 1 fake.
-        subset: Position of its subset in the manifest.
+        group: Position of its group in the manifest: a subset, or a set of shared reals.
         status: What became of it.
         pixels: ``(H, W, 3)`` uint8; None where undecodable.
         reason: In words, where the status is not OK; otherwise empty.
@@ -26,7 +26,7 @@ class Sample(NamedTuple):
 
     id: int
     label: int
-    subset: int
+    group: int
     status: Status
     pixels: NDArray[np.uint8] | None
     reason: str
@@ -47,14 +47,14 @@ class Batch(NamedTuple):
         ids: ``(B,)`` int64.
         pixels: ``(B, 3, H, W)`` uint8; scaled and normalised on the device.
         labels: ``(B,)`` int64.
-        subsets: ``(B,)`` int64.
+        groups: ``(B,)`` int64.
         flaws: Undecodable images, which are not among the B, and truncated ones, which are.
     """
 
     ids: Tensor
     pixels: Tensor
     labels: Tensor
-    subsets: Tensor
+    groups: Tensor
     flaws: list[Flaw]
 
 
@@ -67,6 +67,6 @@ def collate(samples: list[Sample]) -> Batch:
         # Stays channels-last in memory: no copy here, and the layout convolutions like.
         pixels=torch.stack(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0, 3, 1, 1, dtype=torch.uint8),
         labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
-        subsets=torch.tensor([sample.subset for sample in good], dtype=torch.int64),
+        groups=torch.tensor([sample.group for sample in good], dtype=torch.int64),
         flaws=[Flaw(s.id, s.status, s.reason) for s in samples if s.status is not Status.OK],
     )

@@ -27,10 +27,18 @@ class BenchmarkDataModule(L.LightningDataModule):
         data_root: Folder that holds the benchmark's folder.
         batch_size: Images a batch and process.
         num_workers: Decoding processes a process; None takes one a core, `MOST_WORKERS` at most.
+        reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
+        pair: Pair such subsets with shared reals at all.
     """
 
     def __init__(
-        self, manifest: Manifest, data_root: str | Path, batch_size: int = 64, num_workers: int | None = None
+        self,
+        manifest: Manifest,
+        data_root: str | Path,
+        batch_size: int = 64,
+        num_workers: int | None = None,
+        reals: str | Path | None = None,
+        pair: bool = True,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -39,6 +47,8 @@ class BenchmarkDataModule(L.LightningDataModule):
             raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {num_workers}")
         self.manifest = manifest
         self.data_root = Path(data_root)
+        self.reals = None if reals is None else Path(reals)
+        self.pair = pair
         self.batch_size = batch_size
         self.num_workers = min(usable_cores(), MOST_WORKERS) if num_workers is None else num_workers
         self.spec: PreprocessSpec | None = None
@@ -52,7 +62,7 @@ class BenchmarkDataModule(L.LightningDataModule):
             DataError: If nothing of the benchmark is there.
         """
         if self._index is None:
-            self._index = index_benchmark(self.manifest, self.data_root, IMAGE_SUFFIXES)
+            self._index = index_benchmark(self.manifest, self.data_root, IMAGE_SUFFIXES, pair=self.pair, reals=self.reals)
         return self._index
 
     def use_recipe(self, spec: PreprocessSpec) -> None:

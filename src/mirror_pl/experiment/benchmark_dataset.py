@@ -25,12 +25,12 @@ class BenchmarkDataset(Dataset[Sample]):
     def __getitem__(self, sample_id: int) -> Sample:
         """Decode and preprocess one image; one that cannot be read comes back as such, never as another one."""
         path = self.index.paths[sample_id]
-        label, subset = int(self.index.labels[sample_id]), int(self.index.subset_ids[sample_id])
+        label, group = int(self.index.labels[sample_id]), int(self.index.group_ids[sample_id])
         try:
             decoded = decode(self.index.data_root / path)
         except UndecodableImageError as error:
-            return Sample(sample_id, label, subset, Status.UNDECODABLE, None, str(error))
+            return Sample(sample_id, label, group, Status.UNDECODABLE, None, str(error))
         pixels = preprocess(decoded.image, PurePosixPath(path).suffix, self.spec)
         if decoded.flaw:
-            return Sample(sample_id, label, subset, Status.TRUNCATED, pixels, decoded.flaw)
-        return Sample(sample_id, label, subset, Status.OK, pixels, "")
+            return Sample(sample_id, label, group, Status.TRUNCATED, pixels, decoded.flaw)
+        return Sample(sample_id, label, group, Status.OK, pixels, "")

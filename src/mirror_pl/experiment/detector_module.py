@@ -24,14 +24,16 @@ class DetectorModule(L.LightningModule):
 
     Args:
         detector: Any detector.
-        subsets: Names of the benchmark's subsets; a batch's `subsets` point into them.
+        subsets: Names of the benchmark's subsets.
+        members: ``(subsets, groups)`` bool: whether the images of a group count in a subset; a batch's `groups` point
+            into the groups.
     """
 
-    def __init__(self, detector: Detector, subsets: tuple[str, ...] = ()) -> None:
+    def __init__(self, detector: Detector, subsets: tuple[str, ...] = (), members: Tensor | None = None) -> None:
         super().__init__()
         self.detector = detector
         self.subsets = subsets
-        self.balanced_accuracy = SubsetBalancedAccuracy(len(subsets))
+        self.balanced_accuracy = SubsetBalancedAccuracy(torch.zeros(0, 0) if members is None else members)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Score a batch; returns ``logit`` and ``p_fake``, ``(B,)`` float32 each."""
@@ -39,7 +41,7 @@ class DetectorModule(L.LightningModule):
             logit = p_fake = torch.empty(0, device=self.device)
         else:
             logit, p_fake, _ = self.detector(batch.pixels)
-        self.balanced_accuracy.update(logit > 0, batch.labels, batch.subsets)
+        self.balanced_accuracy.update(logit > 0, batch.labels, batch.groups)
         return {"logit": logit, "p_fake": p_fake}
 
     def on_test_epoch_end(self) -> None:

@@ -59,7 +59,8 @@ def evaluate(detector: Detector, data: BenchmarkDataModule, trainer: L.Trainer) 
     trainer.callbacks.append(collector)  # type: ignore[attr-defined]
     try:
         with _full_float32():
-            trainer.test(DetectorModule(detector, data.manifest.subsets), datamodule=data, verbose=False)
+            module = DetectorModule(detector, data.index.subsets, torch.from_numpy(data.index.members()))
+            trainer.test(module, datamodule=data, verbose=False)
     finally:
         trainer.callbacks.remove(collector)  # type: ignore[attr-defined]
     return _assemble(collector.gathered, len(data.index))

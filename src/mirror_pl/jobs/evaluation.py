@@ -8,7 +8,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pyarrow.compute as pc
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -22,7 +21,6 @@ from mirror_pl.reports import RunFolder, print_plain, print_report
 from mirror_pl.scores import Status, make_table, score_benchmark
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from lightning.pytorch.loggers import Logger
 
     from mirror_pl.benchmarks import BenchmarkIndex
@@ -41,7 +39,13 @@ def run(cfg: DictConfig) -> None:
     clock = _Clock()
     console = Console()
     manifest = build_manifest(cfg)
-    data: BenchmarkDataModule = build(cfg.data, manifest=manifest, data_root=settings.data_root)
+    data: BenchmarkDataModule = build(
+        cfg.data,
+        manifest=manifest,
+        data_root=settings.data_root,
+        reals=settings.reals,
+        pair=settings.compat is None,
+    )
     index = data.index
     trainer = build_trainer(cfg)
     folder = None
@@ -55,7 +59,7 @@ def run(cfg: DictConfig) -> None:
         raise
     clock.lap("load")
     if folder:
-        found = f"{len(index):,} images of {len(index.subsets)} of {len(manifest.subsets)} subsets"
+        found = f"{len(index):,} images of {len(index.subsets)} of {len(index.all_subsets)} subsets"
         print_plain(f"{manifest.title}: {found} in {index.data_root}", console)
         if is_embedded(settings.checkpoint):
             print_plain("The embedded detector has random weights: its numbers mean nothing.", console)
@@ -66,21 +70,23 @@ def run(cfg: DictConfig) -> None:
     if folder is None:
         return
 
+    ids, subset_ids = index.rows()
     table = make_table(
-        paths=index.paths,
+        ids=ids,
+        paths=[index.paths[image] for image in ids],
         benchmark=manifest.name,
-        subsets=manifest.subsets,
-        subset_ids=index.subset_ids,
-        labels=index.labels,
-        statuses=predictions.statuses,
-        logits=predictions.logits,
-        p_fake=predictions.p_fake,
+        subsets=index.subsets,
+        subset_ids=subset_ids,
+        labels=index.labels[ids],
+        statuses=predictions.statuses[ids],
+        logits=predictions.logits[ids],
+        p_fake=predictions.p_fake[ids],
     )
     scores = score_benchmark(table, settings.quirks)
-    counts = {str(status): _count(table, status) for status in Status}
+    counts = {str(status): int((predictions.statuses == status).sum()) for status in Status}
     folder.write_predictions(table)
     folder.write_bad_images(
-        (flaw.id, index.paths[flaw.id], manifest.subsets[index.subset_ids[flaw.id]], str(flaw.status), flaw.reason)
+        (flaw.id, index.paths[flaw.id], manifest.groups[index.group_ids[flaw.id]], str(flaw.status), flaw.reason)
         for flaw in predictions.flaws
     )
     name = manifest.published_key if settings.compat == "published" else manifest.name
@@ -155,11 +161,6 @@ class _Clock:
     def facts(self) -> dict[str, Any]:
         finished = datetime.now().astimezone()
         return {"started": self.started.isoformat(), "finished": finished.isoformat(), "seconds": self._seconds}
-
-
-def _count(table: pa.Table, status: Status) -> int:
-    total: Any = pc.sum(pc.equal(table["status"].cast("string"), str(status)))
-    return total.as_py() or 0
 
 
 def _raise_if_incomplete(settings: EvalSettings, index: BenchmarkIndex, counts: dict[str, int], folder: Path) -> None:

@@ -40,7 +40,11 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Consol
 
 def print_left_out(index: BenchmarkIndex, console: Console) -> None:
     """Print what of the benchmark is not on disk, and which files were passed over."""
-    lines = [f"left out: {name} ({reason})" for name, reason in index.missing.items()]
+    lines = []
+    for group in dict.fromkeys(index.pairs.values()):
+        served = [name for name, pair in index.pairs.items() if pair == group]
+        lines.append(f"paired with {group.removeprefix('shared:')}: {', '.join(served)}")
+    lines += [f"left out: {name} ({reason})" for name, reason in index.missing.items()]
     lines += [f"not listed: {folder} ({reason})" for folder, reason in index.unreadable.items()]
     for reason, count in index.passed_over.counts.items():
         examples = ", ".join(index.passed_over.examples[reason])

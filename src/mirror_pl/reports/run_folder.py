@@ -90,6 +90,8 @@ class RunFolder:
                 "subsets": [asdict(row) for row in scores.rows],
                 "mean": scores.mean,
                 "mean_rows": scores.mean_rows,
+                "layouts": index.layouts,
+                "paired_with": index.pairs,
                 "missing_subsets": index.missing,
                 "unreadable_folders": index.unreadable,
                 "passed_over": {

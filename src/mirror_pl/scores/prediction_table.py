@@ -50,6 +50,7 @@ SCORED = (Status.OK, Status.TRUNCATED)
 
 def make_table(
     *,
+    ids: NDArray[np.integer],
     paths: Sequence[str],
     benchmark: str,
     subsets: Sequence[str],
@@ -59,22 +60,23 @@ def make_table(
     logits: NDArray[np.float32],
     p_fake: NDArray[np.float32],
 ) -> pa.Table:
-    r"""Assemble the table from columns of equal length S; a row's id is its position.
+    r"""Assemble the table from columns of equal length R, one entry an image and subset.
 
     Args:
+        ids: ``(R,)``, of the images; one that several subsets share stands in a row of each.
         paths: Relative to data_root. Bytes that are not UTF-8 are written as ``\xNN``.
         benchmark: Its name.
         subsets: Names that `subset_ids` point into.
-        subset_ids: ``(S,)``.
-        labels: ``(S,)``.
-        statuses: ``(S,)`` of `Status`.
-        logits: ``(S,)``; ignored where the status says that there is none.
-        p_fake: ``(S,)``; likewise.
+        subset_ids: ``(R,)``.
+        labels: ``(R,)``.
+        statuses: ``(R,)`` of `Status`.
+        logits: ``(R,)``; ignored where the status says that there is none.
+        p_fake: ``(R,)``; likewise.
     """
     size = len(paths)
     unscored = ~np.isin(statuses, SCORED)
     columns = [
-        pa.array(np.arange(size, dtype=np.int64)),
+        pa.array(np.asarray(ids, np.int64)),
         pa.array([printable(path) for path in paths], pa.string()),
         pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [benchmark]),
         pa.DictionaryArray.from_arrays(pa.array(np.asarray(subset_ids, np.int32)), list(subsets)),

@@ -1,0 +1,127 @@
+"""Listing folders: every folder once, in a fixed order, with the sizes and times of the images in it. Opens no image."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Folder:
+    """One folder's images, in the order of their names.
+
+    Attributes:
+        parts: Names of the folders from where the walk began down to this one.
+        names: File names of images, as far as their suffix tells.
+        sizes: Bytes; -1 where it cannot be read.
+        mtimes: Time of last change in ns; -1 where it cannot be read.
+        others: Names of files with other suffixes.
+    """
+
+    parts: tuple[str, ...]
+    names: list[str] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    mtimes: list[int] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Walk:
+    """All folders below one.
+
+    Attributes:
+        path: Where the walk began.
+        folders: Each folder below it that holds a file, itself included; parents before children.
+        unreadable: Why a folder could not be listed, by its names below `path` joined by slashes.
+    """
+
+    path: Path
+    folders: list[Folder] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset()) -> Walk:
+    """List the images below `path`.
+
+    Symbolic links are followed, but not to a folder above the link. A folder named like an image is both: a sample, which
+    will be found undecodable, and a folder.
+
+    Args:
+        path: An existing folder.
+        suffixes: Suffixes of images, lower case, with the dot.
+        skip: Names of folders not entered, lower case.
+    """
+    result = Walk(path)
+    for folder in _walk(str(path), (), (), suffixes, skip, result.unreadable):
+        result.folders.append(folder)
+    return result
+
+
+def _walk(
+    path: str,
+    parts: tuple[str, ...],
+    above: tuple[tuple[int, int], ...],
+    suffixes: Set[str],
+    skip: Set[str],
+    unreadable: dict[str, str],
+) -> Iterator[Folder]:
+    try:
+        status = os.stat(path)
+        here = (status.st_dev, status.st_ino)
+        if here in above:  # a link to a folder above: everything in it is seen there
+            return
+        with os.scandir(path) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        unreadable["/".join(parts) or "."] = error.strerror or str(error)
+        return
+    folder = Folder(parts)
+    inner: list[str] = []
+    for entry in ordered:
+        name = entry.name
+        is_image = os.path.splitext(name)[1].lower() in suffixes
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link to itself, or into a folder that may not be searched
+            if not is_image:
+                unreadable["/".join((*parts, name))] = error.strerror or str(error)
+                continue
+            is_folder = False
+        if is_folder and name.lower() not in skip:
+            inner.append(name)
+        if is_image:
+            try:
+                status = entry.stat()
+                size, mtime = status.st_size, status.st_mtime_ns
+            except OSError:
+                size = mtime = -1
+            folder.names.append(name)
+            folder.sizes.append(size)
+            folder.mtimes.append(mtime)
+        elif not is_folder:
+            folder.others.append(name)
+    if folder.names or folder.others:
+        yield folder
+    for name in inner:
+        yield from _walk(os.path.join(path, name), (*parts, name), (*above, here), suffixes, skip, unreadable)
+
+
+def find_folder(root: Path, relative: str) -> Path | None:
+    """Return the folder `relative` below `root`, or None. Letter case does not matter; an exact match is preferred."""
+    here = root
+    for part in relative.split("/"):
+        if part == ".":
+            continue
+        if not os.path.isdir(here / part):
+            try:
+                names = sorted(os.listdir(here))
+            except OSError:
+                return None
+            folded = [name for name in names if name.casefold() == part.casefold() and os.path.isdir(here / name)]
+            if not folded:
+                return None
+            part = folded[0]
+        here = here / part
+    return here if os.path.isdir(here) else None
