@@ -42,7 +42,7 @@ def manifest_of(name: str) -> Manifest:
 
 
 def test_the_published_ones_are_all_there() -> None:
-    assert set(SHIPPED) == {"demo", *PUBLISHED}
+    assert set(SHIPPED) == {"demo", "folder", *PUBLISHED}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -119,10 +119,29 @@ def test_the_published_quirks_on_request() -> None:
     assert score_benchmark(table(MIXED[:2])).rows == score_benchmark(table(MIXED[:2]), compat="published").rows
 
 
+def test_pooled_counts_shared_images_once() -> None:
+    logits = np.array([-1, 2, -1, 3, -4], np.float32)
+    shared = make_table(
+        ids=np.array([0, 1, 0, 2, 3]),  # the real 0 serves both subsets
+        paths=list("rarbc"),
+        benchmark="x",
+        subsets=["a", "b"],
+        subset_ids=np.array([0, 0, 1, 1, 1]),
+        labels=np.array([0, 1, 0, 1, 1]),
+        statuses=np.zeros(5, int),
+        logits=logits,
+        p_fake=sigmoid(logits),
+    )
+    scores = score_benchmark(shared)
+    assert [(row.reals, row.fakes) for row in (*scores.rows, scores.pooled)] == [(1, 1), (1, 2), (1, 3)]
+    assert scores.pooled.metrics["fake_acc"] == pytest.approx(2 / 3)
+    assert scores.mean["fake_acc"] == 0.75
+
+
 def test_the_mean_is_unweighted() -> None:
     rows = [SubsetScores(str(i), 1, 1, 0, dict.fromkeys(METRICS, value)) for i, value in enumerate((0.2, 0.6))]
-    assert average(rows).mean["auc"] == pytest.approx(0.4)
-    assert not average(rows).mean_is_partial
+    assert average(rows, rows[0]).mean["auc"] == pytest.approx(0.4)
+    assert not average(rows, rows[0]).mean_is_partial
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(0, 10**6))

@@ -27,6 +27,7 @@ class Layout:
         folders: Folders below ``data_root`` to look for, with forward slashes; "." for ``data_root`` itself. The first that
             holds anything of a subset is used for it.
         subsets: For each subset by the name of its row, the folders below `folders` to look for; "." for the folder itself.
+            In YAML, null leaves a subset out of this layout.
         labels: Label of each folder name that decides one, at any depth below a subset; the innermost decides.
         bare: Label of the images of a subset that has no such folder at all; None passes them over.
     """
@@ -159,8 +160,8 @@ def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str)
         raise ConfigError(
             f"{where}: unknown subset {unknown[0]!r}.{nearest(unknown[0], names)} Known: {name_list(names, 30)}"
         )
-    default = "." if names == (WHOLE,) else None
-    folders = {name: _strings(subsets.get(name, default or name), where) for name in names}
+    places = {name: subsets.get(name, "." if name == WHOLE else name) for name in names}
+    folders = {name: _strings(place, where) for name, place in places.items() if place is not None}
     labels = values.get("labels", {"0_real": "real", "1_fake": "fake"})
     bare = values.get("bare")
     return Layout(

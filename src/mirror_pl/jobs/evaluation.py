@@ -90,7 +90,7 @@ def run(cfg: DictConfig) -> None:
         for flaw in predictions.flaws
     )
     name = manifest.published_key if settings.compat == "published" else manifest.name
-    report = folder.write_report(f"{name}_{clock.started:%Y%m%d_%H%M%S}", scores)
+    report = folder.write_report(f"{name}_{clock.started:%Y%m%d_%H%M%S}", scores, manifest.pooled_row)
     folder.write_metrics(
         index, scores, images=counts, compat=settings.compat, random_weights=is_embedded(settings.checkpoint)
     )

@@ -9,7 +9,7 @@ from rich.table import Table
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.files import printable
 from mirror_pl.reports.published_csv import HEADER
-from mirror_pl.scores import METRICS, BenchmarkScores
+from mirror_pl.scores import METRICS, BenchmarkScores, SubsetScores
 
 
 def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Console | None = None) -> None:
@@ -22,12 +22,13 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Consol
     for name in HEADER[1:]:
         table.add_column(name, justify="right", no_wrap=True)
     for row in scores.rows:
-        table.add_row(row.subset, str(row.reals), str(row.fakes), *(_percent(row.metrics[name]) for name in METRICS))
+        table.add_row(*_cells(row))
     if len(scores.rows) > 1:
         table.add_section()
         table.add_row("MEAN", "", "", *(_percent(scores.mean[name]) for name in METRICS), style="bold")
         if scores.mean_is_partial:
             table.add_row("of rows", "", "", *(f"{scores.mean_rows[name]}/{len(scores.rows)}" for name in METRICS))
+        table.add_row(*_cells(scores.pooled))
     console.print(table)
     if any(value is None for row in scores.rows for value in row.metrics.values()):
         console.print("  -  undefined: the subset lacks a class with scored images, and is left out of that mean")
@@ -56,6 +57,10 @@ def print_left_out(index: BenchmarkIndex, console: Console) -> None:
 def print_plain(text: str, console: Console) -> None:
     """Print text that holds names from outside, as it is: unwrapped, without rich's markup."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+
+
+def _cells(row: SubsetScores) -> list[str]:
+    return [row.subset, str(row.reals), str(row.fakes), *(_percent(row.metrics[name]) for name in METRICS)]
 
 
 def _percent(value: float | None) -> str:

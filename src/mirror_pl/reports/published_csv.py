@@ -11,11 +11,12 @@ from mirror_pl.scores import METRICS, BenchmarkScores
 HEADER: Final = ("Dataset", "Acc", "Real_Acc", "Fake_Acc", "Bal_Acc", "AUC", "AP")
 
 
-def published_csv(scores: BenchmarkScores) -> str:
+def published_csv(scores: BenchmarkScores, pooled_row: str | None = None) -> str:
     """Return the report as CSV text: fractions, one row a subset, then MEAN where there are two rows or more.
 
     Beyond what the published script can express: an undefined value is an empty field, and where some row is missing from
-    some mean, a last row MEAN_ROWS says for each column how many rows entered.
+    some mean, a row MEAN_ROWS says for each column how many rows entered. Last comes the row over all images together,
+    under the name `pooled_row`, where the published report of the benchmark has one.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -26,4 +27,6 @@ def published_csv(scores: BenchmarkScores) -> str:
         writer.writerow(["MEAN", *map(scores.mean.get, METRICS)])
         if scores.mean_is_partial:
             writer.writerow(["MEAN_ROWS", *map(scores.mean_rows.get, METRICS)])
+        if pooled_row is not None:
+            writer.writerow([pooled_row, *map(scores.pooled.metrics.get, METRICS)])
     return buffer.getvalue()

@@ -67,10 +67,10 @@ class RunFolder:
         writer.writerows(tuple(printable(str(value)) for value in row) for row in rows)
         write_text(self.path / "bad_images.csv", buffer.getvalue())
 
-    def write_report(self, name: str, scores: BenchmarkScores) -> Path:
+    def write_report(self, name: str, scores: BenchmarkScores, pooled_row: str | None) -> Path:
         """Write the published report as ``{name}.csv`` and return its path."""
         path = self.path / f"{name}.csv"
-        write_text(path, published_csv(scores))
+        write_text(path, published_csv(scores, pooled_row))
         return path
 
     def write_metrics(self, index: BenchmarkIndex, scores: BenchmarkScores, **facts: Any) -> None:
@@ -90,6 +90,7 @@ class RunFolder:
                 "subsets": [asdict(row) for row in scores.rows],
                 "mean": scores.mean,
                 "mean_rows": scores.mean_rows,
+                "pooled": asdict(scores.pooled),
                 "layouts": index.layouts,
                 "paired_with": index.pairs,
                 "missing_subsets": index.missing,

@@ -20,6 +20,9 @@ from mirror_pl.scores.prediction_table import SCORED
 METRICS: Final = ("acc", "real_acc", "fake_acc", "bal_acc", "auc", "ap")
 """All fractions in [0, 1], in the published order."""
 
+POOLED: Final = "POOLED"
+"""Name of the row over all images together."""
+
 Compat = Literal["published"] | None
 
 
@@ -50,12 +53,14 @@ class BenchmarkScores:
         rows: One a subset.
         mean: Mean of each metric over the rows where it is defined; None where there is none.
         mean_rows: How many rows entered that mean.
+        pooled: All distinct images together; shared reals count once.
         compat: Whose quirks the figures follow; None for none.
     """
 
     rows: tuple[SubsetScores, ...]
     mean: Mapping[str, float | None]
     mean_rows: Mapping[str, int]
+    pooled: SubsetScores
     compat: Compat = None
 
     @property
@@ -80,28 +85,30 @@ def score_benchmark(table: pa.Table, compat: Compat = None, seed: int = 0) -> Be
     logit = table["logit"].to_numpy()
     p_fake = table["p_fake"].to_numpy()
     generator = np.random.default_rng(seed)
-    rows = []
-    for name in names:
-        here = np.flatnonzero(subset == name)
+
+    def score(name: str, here: NDArray[np.integer]) -> SubsetScores:
         kept = here[scored[here]]
         unscored = len(here) - len(kept)
         if compat == "published" and len(kept):
             kept = np.concatenate([kept, generator.choice(kept, unscored)])
         metrics = subset_metrics(label[kept], logit[kept], p_fake[kept], compat)
         reals = int((label[kept] == REAL).sum())
-        rows.append(SubsetScores(name, reals, len(kept) - reals, unscored, metrics))
-    return average(rows, compat)
+        return SubsetScores(name, reals, len(kept) - reals, unscored, metrics)
+
+    rows = [score(name, np.flatnonzero(subset == name)) for name in names]
+    _, distinct = np.unique(table["id"].to_numpy(), return_index=True)
+    return average(rows, score(POOLED, np.sort(distinct)), compat)
 
 
-def average(rows: list[SubsetScores], compat: Compat = None) -> BenchmarkScores:
-    """Add the unweighted mean of each metric over the rows where it is defined."""
+def average(rows: list[SubsetScores], pooled: SubsetScores, compat: Compat = None) -> BenchmarkScores:
+    """Put a report together, with the unweighted mean of each metric over the rows where it is defined."""
     mean: dict[str, float | None] = {}
     counts: dict[str, int] = {}
     for name in METRICS:
         defined = [value for row in rows if (value := row.metrics[name]) is not None]
         counts[name] = len(defined)
         mean[name] = float(np.mean(defined)) if defined else None
-    return BenchmarkScores(tuple(rows), mean, counts, compat)
+    return BenchmarkScores(tuple(rows), mean, counts, pooled, compat)
 
 
 def subset_metrics(
