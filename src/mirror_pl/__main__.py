@@ -4,6 +4,7 @@ from __future__ import annotations
 
 COMMANDS = {
     "eval": "run a detector over a benchmark and write the published report",
+    "check_data": "say what of the benchmarks is on disk, in which layout, and what is wrong with it",
     "convert": "read any checkpoint and write config.json and model.safetensors",
 }
 
@@ -11,7 +12,7 @@ COMMANDS = {
 def main() -> None:
     """Print the commands."""
     for name, what in COMMANDS.items():
-        print(f"python -m mirror_pl.{name:<8} {what}; --help lists its settings")
+        print(f"python -m mirror_pl.{name:<10} {what}; --help lists its settings")
 
 
 if __name__ == "__main__":

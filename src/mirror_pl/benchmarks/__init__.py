@@ -2,5 +2,6 @@
 
 from mirror_pl.benchmarks.index import BenchmarkIndex, index_benchmark
 from mirror_pl.benchmarks.manifest import Layout, Manifest, parse_manifest
+from mirror_pl.benchmarks.published import PublishedNumber, published_for
 
-__all__ = ["BenchmarkIndex", "Layout", "Manifest", "index_benchmark", "parse_manifest"]
+__all__ = ["BenchmarkIndex", "Layout", "Manifest", "PublishedNumber", "index_benchmark", "parse_manifest", "published_for"]

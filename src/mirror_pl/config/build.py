@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mirror_pl.benchmarks import Manifest, parse_manifest
+from mirror_pl.benchmarks import Manifest
 from mirror_pl.config.locate import demo_dir
+from mirror_pl.config.manifests import manifest_from
 from mirror_pl.config.settings import BackboneSettings, EvalSettings
 from mirror_pl.detectors import BackboneConfig, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
@@ -42,10 +43,7 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
 
 def build_manifest(cfg: DictConfig) -> Manifest:
     """Return the benchmark that ``benchmark=`` chose."""
-    values: Any = OmegaConf.to_container(cfg.benchmark, resolve=True)
-    for key in ("data_root", "checkpoint"):  # defaults that an embedded benchmark brings; no part of what it is
-        values.pop(key, None)
-    return parse_manifest(values)
+    return manifest_from(cfg.benchmark)
 
 
 def build_backbone(settings: BackboneSettings) -> BackboneConfig | None:

@@ -82,7 +82,20 @@ class ConvertSettings:
             raise ConfigError(f"dtype must be float32 or bfloat16, got {self.dtype}")
 
 
-Settings = TypeVar("Settings", EvalSettings, ConvertSettings)
+@dataclass
+class CheckDataSettings:
+    """Settings of ``mirror_pl.check_data``; ``configs/check_data.yaml`` says what each is."""
+
+    data_root: str
+    reals: Optional[str]
+    decode: bool
+    json: Optional[str]
+
+    def check(self) -> None:
+        """Every value of these types is in range."""
+
+
+Settings = TypeVar("Settings", EvalSettings, ConvertSettings, CheckDataSettings)
 
 
 def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:

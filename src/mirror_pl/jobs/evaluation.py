@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from mirror_pl.benchmarks import published_for
 from mirror_pl.config.build import build, build_detector, build_manifest, build_trainer, is_embedded
 from mirror_pl.config.settings import EvalSettings, read_settings
+from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import IncompleteRunError, name_list
 from mirror_pl.experiment import evaluate
 from mirror_pl.files import path_sha256
 from mirror_pl.provenance import device_name, git_revision, machine, versions
-from mirror_pl.reports import RunFolder, print_plain, print_report
+from mirror_pl.reports import RunFolder, deltas, print_plain, print_report
 from mirror_pl.scores import Status, make_table, score_benchmark
 
 if TYPE_CHECKING:
@@ -91,8 +94,16 @@ def run(cfg: DictConfig) -> None:
     )
     name = manifest.published_key if settings.compat == "published" else manifest.name
     report = folder.write_report(f"{name}_{clock.started:%Y%m%d_%H%M%S}", scores, manifest.pooled_row)
+    detector_name = f"mirror/{backbone_name(detector.config.backbone)}"
+    compared = deltas(published_for(manifest.name, detector_name), scores.mean["bal_acc"])
+    folder.write_deltas(compared)
     folder.write_metrics(
-        index, scores, images=counts, compat=settings.compat, random_weights=is_embedded(settings.checkpoint)
+        index,
+        scores,
+        published=[asdict(delta) for delta in compared],
+        images=counts,
+        compat=settings.compat,
+        random_weights=is_embedded(settings.checkpoint),
     )
     folder.complete(
         {
@@ -113,7 +124,7 @@ def run(cfg: DictConfig) -> None:
             "machine": machine(),
         }
     )
-    print_report(index, scores, console)
+    print_report(index, scores, compared, console)
     print_plain(f"Report: {report}", console)
     _mirror(trainer.loggers, cfg, scores)
     _raise_if_incomplete(settings, index, counts, folder.path)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.files import printable
+from mirror_pl.reports.deltas import Delta
 from mirror_pl.reports.published_csv import HEADER
 from mirror_pl.scores import METRICS, BenchmarkScores, SubsetScores
 
 
-def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Console | None = None) -> None:
-    """Print the table of a benchmark, in percent, and below it what was left out and what is undefined."""
-    console = console or Console()
+def print_report(index: BenchmarkIndex, scores: BenchmarkScores, compared: Sequence[Delta], console: Console) -> None:
+    """Print the table of a benchmark, in percent, and below it what was left out, undefined, and published."""
     table = Table(title=f"{index.manifest.title} (in %)", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(HEADER[0], overflow="fold")
     for name in ("real", "fake"):
@@ -32,6 +34,9 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, console: Consol
     console.print(table)
     if any(value is None for row in scores.rows for value in row.metrics.values()):
         console.print("  -  undefined: the subset lacks a class with scored images, and is left out of that mean")
+    for delta in compared:
+        line = f"published Bal_Acc {_percent(delta.published)} ({delta.source}), difference {100 * delta.difference:+.2f}"
+        print_plain(f"  {line}", console)
     unscored = sum(row.unscored for row in scores.rows)
     if unscored:
         fate = "were replaced by random others of their subset" if scores.compat == "published" else "are in no figure"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.errors import ConfigError, OutputError
 from mirror_pl.files import printable, write_text
+from mirror_pl.reports.deltas import Delta, deltas_csv
 from mirror_pl.reports.published_csv import published_csv
 from mirror_pl.scores import BenchmarkScores, write_table
 
@@ -102,6 +103,11 @@ class RunFolder:
                 **facts,
             },
         )
+
+    def write_deltas(self, rows: Sequence[Delta]) -> None:
+        """Write ``deltas.csv``, measured beside published; nothing where nothing is published."""
+        if rows:
+            write_text(self.path / "deltas.csv", deltas_csv(rows))
 
     def complete(self, facts: Mapping[str, Any]) -> None:
         """Write ``run.json``, last."""

@@ -1,0 +1,81 @@
+"""The data check: which benchmarks are on disk, in which layout, and what is wrong with them. Loads no model."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+
+from mirror_pl.benchmarks import BenchmarkIndex, index_benchmark
+from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
+from mirror_pl.config.manifests import benchmark_names, load_manifest, manifest_from
+from mirror_pl.config.settings import CheckDataSettings, read_settings
+from mirror_pl.errors import DataError, IncompleteRunError
+from mirror_pl.files import printable, write_text
+from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
+from mirror_pl.reports.data_check import DataCheck, print_absent, print_check
+
+NOT_LOOKED_FOR = ("demo", "folder")
+"""Options of ``benchmark=`` that are no public benchmark."""
+
+
+def run(cfg: DictConfig) -> None:
+    """Check as `cfg` says.
+
+    Raises:
+        DataError: If nothing of what was asked for is there.
+        IncompleteRunError: After everything was printed, if a benchmark that is there is incomplete or unsound.
+    """
+    settings = read_settings(cfg, CheckDataSettings)
+    console = Console()
+    root = Path(settings.data_root)
+    reals = None if settings.reals is None else Path(settings.reals)
+    chosen = cfg.get("benchmark")
+    if chosen is not None:
+        manifests = [manifest_from(chosen)]
+    else:
+        manifests = [load_manifest(name) for name in benchmark_names() if name not in NOT_LOOKED_FOR]
+    checks, absent = [], []
+    for manifest in manifests:
+        try:
+            index = index_benchmark(manifest, root, IMAGE_SUFFIXES, reals=reals)
+        except DataError:
+            if chosen is not None or not root.is_dir():
+                raise
+            absent.append(manifest)
+            continue
+        undecodable = _undecodable(index, console) if settings.decode else None
+        check = DataCheck(index, inspect_subsets(index), find_duplicates(index), undecodable)
+        print_check(check, console)
+        checks.append(check)
+    print_absent(absent, console)
+    if settings.json is not None:
+        content = {"data_root": str(root.resolve()), "benchmarks": [check.as_json() for check in checks]}
+        content |= {"absent": [manifest.name for manifest in absent]}
+        write_text(Path(settings.json), json.dumps(content, indent=2) + "\n")
+    if not checks:
+        raise DataError(f"data_root: no benchmark is in {root}; data/README.md says where each is expected")
+    unsound = [f"{check.index.manifest.name}: {', '.join(check.problems)}" for check in checks if check.problems]
+    if unsound:
+        raise IncompleteRunError("\n".join(unsound))
+
+
+def _undecodable(index: BenchmarkIndex, console: Console) -> dict[str, str]:
+    """Decode every image, in parallel, and return the reason of each that cannot be."""
+    paths = [str(index.data_root / path) for path in index.paths]
+    with ProcessPoolExecutor() as processes:
+        reasons = processes.map(_reason, paths, chunksize=16)
+        watched = track(reasons, f"Decoding {index.manifest.title}", total=len(paths), console=console)
+        return {printable(path): reason for path, reason in zip(index.paths, watched, strict=True) if reason is not None}
+
+
+def _reason(path: str) -> str | None:
+    try:
+        decode(Path(path))
+    except UndecodableImageError as error:
+        return str(error)
+    return None

@@ -1,0 +1,24 @@
+"""Published numbers: as printed, with their source."""
+
+from __future__ import annotations
+
+from mirror_pl.benchmarks.published import PublishedNumber, published_for, published_numbers
+from mirror_pl.config.locate import config_dir
+from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES
+
+
+def test_as_printed() -> None:
+    assert published_for("genimage", "mirror/dinov3_hplus") == (
+        PublishedNumber("readme-2026-04", "genimage", "mirror/dinov3_hplus", 0.998),
+        PublishedNumber("project-readme", "genimage", "mirror/dinov3_hplus", 0.998),
+    )
+    assert [n.bal_acc for n in published_for("univfd", "mirror/dinov3_l")] == [0.882, 0.974], "the sources disagree"
+    assert published_for("human_aigi", "mirror/dinov2_l") == ()
+    assert published_for("demo", "mirror/tiny") == ()
+
+
+def test_names_are_ours() -> None:
+    benchmarks = {path.stem for path in (config_dir() / "benchmark").glob("*.yaml")}
+    assert {n.benchmark for n in published_numbers()} <= benchmarks
+    assert {n.detector for n in published_numbers()} - {"B-Free", "DDA"} <= {f"mirror/{name}" for name in KNOWN_BACKBONES}
+    assert all(0.5 < n.bal_acc <= 1 for n in published_numbers())
