@@ -33,6 +33,15 @@ class DataError(MirrorError):
     """A data folder is missing or does not hold what the benchmark needs."""
 
 
+class BenchmarkAbsentError(DataError):
+    """Nothing of a benchmark is on disk; in a sweep over many, that is no failure."""
+
+    def __init__(self, message: str, note: str) -> None:
+        super().__init__(message)
+        self.note = note
+        """One line: which benchmark, and how to get it."""
+
+
 class CheckpointError(MirrorError):
     """A weight file is missing, damaged, unsafe, or does not fit the detector asked for."""
 

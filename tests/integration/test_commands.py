@@ -98,6 +98,15 @@ def test_a_sweep_has_a_folder_for_each_job() -> None:
     assert "would run the whole sweep" in refused.stderr
 
 
+def test_a_sweep_over_benchmarks_of_which_some_are_absent() -> None:
+    sweep = ["mirror_pl.eval", "-m", "benchmark=genimage,wildrf", "backbone=tiny", f"data_root={SMALL.data_root}"]
+    done = start(*sweep, "output_dir=some")
+    assert done.returncode == 0, done.stderr
+    assert "absent: genimage - " in done.stdout
+    assert [str(path) for path in Path("some").glob("*/run.json")] == ["some/1/run.json"]
+    assert start(*sweep, "output_dir=all", "require_all=true").returncode == 3
+
+
 def test_convert_says_what_it_did() -> None:
     done = start("mirror_pl.convert", f"input={SMALL.checkpoint}", "output=out", "merge_lora=true", "dtype=bfloat16")
     assert done.returncode == 0, done.stderr

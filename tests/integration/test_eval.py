@@ -310,3 +310,48 @@ def test_what_cannot_start_writes_nothing(tree: Path, tmp_path: Path) -> None:
         with pytest.raises(error, match=message):
             evaluate(output, *small_tiny(tree, "chameleon"), *overrides)
         assert not output.exists()
+
+
+def test_shared_reals_are_scored_once_and_count_in_every_subset(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """SynthWildX as crawled: one set of reals for three generators."""
+    source = SMALL.data_root / "WildRF/test"
+    data = tmp_path / "data/synthwildx"
+    places = {
+        "real": "facebook/0_real",
+        "dalle3": "facebook/1_fake",
+        "firefly": "reddit/1_fake",
+        "midjourney_v5": "twitter/1_fake",
+    }
+    for name, place in places.items():
+        shutil.copytree(source / place, data / name)
+    overrides = ["benchmark=synthwildx", f"data_root={data.parent}", f"checkpoint={SMALL.checkpoint}"]
+    folder = evaluate(tmp_path / "out", *overrides, "logger=csv")
+
+    published = {row["path"]: row for row in SMALL.rows()}
+    table = pq.read_table(folder / "predictions.parquet").to_pylist()
+    assert len(table) == 3 * 3 + 12
+    assert len({row["id"] for row in table}) == 3 + 12, "each image once"
+    for row in table:
+        folder_name, name = row["path"].removeprefix("synthwildx/").split("/")
+        expected = float(published[f"WildRF/test/{places[folder_name]}/{name}"]["prob_fake"])
+        assert row["p_fake"] == pytest.approx(expected, abs=1e-5)
+
+    real_acc = sum(
+        float(row["prob_fake"]) <= 0.5 for path, row in published.items() if path.startswith("WildRF/test/facebook/0_real")
+    )
+    for row in report_of(folder)[:3]:
+        assert float(row["Real_Acc"]) == pytest.approx(real_acc / 3)
+        assert row["Bal_Acc"]
+    metrics = json_of(folder, "metrics.json")
+    assert metrics["paired_with"] == dict.fromkeys(["dalle3", "firefly", "midjourney_v5"], "shared:real")
+    assert (metrics["pooled"]["reals"], metrics["pooled"]["fakes"]) == (3, 12)
+    with (folder / "csv" / "metrics.csv").open() as file:
+        logged = {key: value for line in csv.DictReader(file) for key, value in line.items() if value}
+    for row in metrics["subsets"]:
+        assert float(logged[f"test/bal_acc/{row['subset']}"]) == pytest.approx(row["metrics"]["bal_acc"], abs=1e-6)
+    assert "paired with real: dalle3, firefly, midjourney_v5" in capsys.readouterr().out
+
+    alone = evaluate(tmp_path / "published", *overrides, "compat=published")
+    assert {row["Real_Acc"] for row in report_of(alone)} == {"0.0"}
+    mine = evaluate(tmp_path / "mine", *overrides, f"reals={source / 'twitter/0_real'}")
+    assert set(json_of(mine, "metrics.json")["paired_with"].values()) == {"shared:reals"}

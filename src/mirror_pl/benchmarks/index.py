@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirror_pl.benchmarks.manifest import USER_REALS, Layout, Manifest
-from mirror_pl.benchmarks.walk import Folder, Walk, find_folder, walk
-from mirror_pl.errors import DataError, name_list
+from mirror_pl.benchmarks.walk import Folder, Walk, find_folder
+from mirror_pl.benchmarks.walk_cache import cached_walk
+from mirror_pl.errors import BenchmarkAbsentError, DataError, name_list
 from mirror_pl.labels import REAL
 
 Integer = TypeVar("Integer", np.int8, np.int32)
@@ -112,7 +113,13 @@ class BenchmarkIndex:
 
 
 def index_benchmark(
-    manifest: Manifest, data_root: Path, suffixes: Set[str], *, pair: bool = True, reals: Path | None = None
+    manifest: Manifest,
+    data_root: Path,
+    suffixes: Set[str],
+    *,
+    pair: bool = True,
+    reals: Path | None = None,
+    cache: Path | None = None,
 ) -> BenchmarkIndex:
     """Find the images of a benchmark below `data_root`, in whichever known layout they are.
 
@@ -122,15 +129,17 @@ def index_benchmark(
         suffixes: File suffixes of images, lower case, with the dot; the case of a file's own suffix does not matter.
         pair: Pair subsets that have only fakes with shared reals, where there are any. The published code does not.
         reals: Folder of real images for those subsets, instead of the benchmark's own.
+        cache: Folder to keep listings in; see `cached_walk`.
 
     Raises:
-        DataError: If `data_root`, the benchmark's folder, or every subset is missing, with the expected tree.
+        DataError: If `data_root` or `reals` is missing.
+        BenchmarkAbsentError: If nothing of the benchmark is there, with the expected tree.
     """
     for key, folder in (("data_root", data_root), ("reals", reals)):
         if folder is not None and not folder.is_dir():
             kind = "is a file, not a folder" if folder.exists() else "does not exist"
             raise DataError(f"{key}: {folder} {kind}; give the folder that holds the images as {key}=FOLDER")
-    return _Search(manifest, data_root, suffixes, pair).run(reals)
+    return _Search(manifest, data_root, suffixes, pair, cache).run(reals)
 
 
 @dataclass(frozen=True)
@@ -153,11 +162,12 @@ class _Found:
 class _Search:
     """One search for a benchmark; each folder is listed once, whichever layouts it may belong to."""
 
-    def __init__(self, manifest: Manifest, data_root: Path, suffixes: Set[str], pair: bool) -> None:
+    def __init__(self, manifest: Manifest, data_root: Path, suffixes: Set[str], pair: bool, cache: Path | None) -> None:
         self.manifest = manifest
         self.data_root = data_root
         self.suffixes = suffixes
         self.pair = pair
+        self.cache = cache
         self.skip = {name.lower() for name in manifest.skip}
         self.walks: dict[Path, Walk] = {}
         self.passed_over = PassedOver()
@@ -167,7 +177,8 @@ class _Search:
     def run(self, reals: Path | None) -> BenchmarkIndex:
         found, missing = self._subsets()
         if not found:
-            raise DataError(self._nothing_found())
+            note = f"absent: {self.manifest.name} - {self.manifest.how_to_get}"
+            raise BenchmarkAbsentError(self._nothing_found(), note)
         shared = self._shared(found, reals) if self.pair else {}
         groups = self.manifest.groups
         for name, subset in found.items():
@@ -230,7 +241,7 @@ class _Search:
 
     def _walk(self, path: Path) -> Walk:
         if path not in self.walks:
-            self.walks[path] = walk(path, self.suffixes, self.skip)
+            self.walks[path] = cached_walk(path, self.suffixes, self.skip, self.cache)
         return self.walks[path]
 
     def _shared(self, found: Mapping[str, _Found], reals: Path | None) -> dict[str, str]:
@@ -263,7 +274,8 @@ class _Search:
                 suffix = Path(name).suffix.lower() or "(none)"
                 self.passed_over.add(f"suffix {suffix}", _join(prefix, name))
             if label is not None:
-                paths = [_join(prefix, name) for name in folder.names]
+                start = f"{prefix}/" if prefix else ""
+                paths = [start + name for name in folder.names]
                 self.columns.append((paths, group, label, folder.sizes, folder.mtimes))
             elif layout is not None:
                 for name in folder.names:

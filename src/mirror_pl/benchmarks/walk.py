@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,11 +35,14 @@ class Walk:
         path: Where the walk began.
         folders: Each folder below it that holds a file, itself included; parents before children.
         unreadable: Why a folder could not be listed, by its names below `path` joined by slashes.
+        directories: Time of last change, in ns, of every folder that was listed, by its names below `path` joined by
+            slashes, as it was before the listing.
     """
 
     path: Path
     folders: list[Folder] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    directories: dict[str, int] = field(default_factory=dict)
 
 
 def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset()) -> Walk:
@@ -54,9 +57,21 @@ def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset()) -> Walk:
         skip: Names of folders not entered, lower case.
     """
     result = Walk(path)
-    for folder in _walk(str(path), (), (), suffixes, skip, result.unreadable):
-        result.folders.append(folder)
+    _walk(str(path), (), (), suffixes, skip, result)
     return result
+
+
+def _suffix(name: str) -> str:
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > 0 else ""
+
+
+def folder_mtime(path: Path) -> int:
+    """Return a folder's time of last change in ns; -1 where it cannot be read."""
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:
+        return -1
 
 
 def _walk(
@@ -65,28 +80,29 @@ def _walk(
     above: tuple[tuple[int, int], ...],
     suffixes: Set[str],
     skip: Set[str],
-    unreadable: dict[str, str],
-) -> Iterator[Folder]:
+    result: Walk,
+) -> None:
     try:
         status = os.stat(path)
         here = (status.st_dev, status.st_ino)
         if here in above:  # a link to a folder above: everything in it is seen there
             return
+        result.directories["/".join(parts)] = status.st_mtime_ns
         with os.scandir(path) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        unreadable["/".join(parts) or "."] = error.strerror or str(error)
+        result.unreadable["/".join(parts) or "."] = error.strerror or str(error)
         return
     folder = Folder(parts)
     inner: list[str] = []
     for entry in ordered:
         name = entry.name
-        is_image = os.path.splitext(name)[1].lower() in suffixes
+        is_image = _suffix(name) in suffixes
         try:
             is_folder = entry.is_dir()
         except OSError as error:  # a link to itself, or into a folder that may not be searched
             if not is_image:
-                unreadable["/".join((*parts, name))] = error.strerror or str(error)
+                result.unreadable["/".join((*parts, name))] = error.strerror or str(error)
                 continue
             is_folder = False
         if is_folder and name.lower() not in skip:
@@ -94,18 +110,18 @@ def _walk(
         if is_image:
             try:
                 status = entry.stat()
-                size, mtime = status.st_size, status.st_mtime_ns
+                folder.sizes.append(status.st_size)
+                folder.mtimes.append(status.st_mtime_ns)
             except OSError:
-                size = mtime = -1
+                folder.sizes.append(-1)
+                folder.mtimes.append(-1)
             folder.names.append(name)
-            folder.sizes.append(size)
-            folder.mtimes.append(mtime)
         elif not is_folder:
             folder.others.append(name)
     if folder.names or folder.others:
-        yield folder
+        result.folders.append(folder)
     for name in inner:
-        yield from _walk(os.path.join(path, name), (*parts, name), (*above, here), suffixes, skip, unreadable)
+        _walk(os.path.join(path, name), (*parts, name), (*above, here), suffixes, skip, result)
 
 
 def find_folder(root: Path, relative: str) -> Path | None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mirror_pl.config.locate import config_dir, demo_dir
-from mirror_pl.errors import EXIT_NOT_STARTED, ConfigError, MirrorError, nearest
+from mirror_pl.errors import EXIT_INCOMPLETE, EXIT_NOT_STARTED, BenchmarkAbsentError, ConfigError, MirrorError, nearest
 
 HYDRA_VERSION = "1.3"
 """Behaviour asked of Hydra, whichever version is installed."""
@@ -41,9 +41,14 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                     _fit_into_sweep(cfg)
                     main(cfg)
                 except (MirrorError, OmegaConfBaseException) as error:
-                    codes.append(_report(error))
-                    if HydraConfig.get().mode != RunMode.MULTIRUN:  # in a sweep, the other jobs go on
-                        raise SystemExit(codes[0]) from error
+                    if HydraConfig.get().mode != RunMode.MULTIRUN:
+                        raise SystemExit(_report(error)) from error
+                    # In a sweep the other jobs go on, and a benchmark that is not there is a failure only on request.
+                    if not isinstance(error, BenchmarkAbsentError):
+                        codes.append(_report(error))
+                    else:
+                        print(error.note)
+                        codes.extend([EXIT_INCOMPLETE] if cfg.get("require_all") is True else [])
 
             for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
                 if isinstance(stream, io.TextIOWrapper):
@@ -55,7 +60,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
             _register_resolvers()
             hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
             if codes:
-                print(f"error: {len(codes)} of the sweep's jobs failed", file=sys.stderr)
+                print(f"error: {len(codes)} of the sweep's jobs failed or had no data", file=sys.stderr)
                 raise SystemExit(max(codes))
 
         return run

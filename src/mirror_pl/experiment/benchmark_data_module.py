@@ -29,6 +29,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         num_workers: Decoding processes a process; None takes one a core, `MOST_WORKERS` at most.
         reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
         pair: Pair such subsets with shared reals at all.
+        index_cache: Folder to keep listings of the data in; None keeps none.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         num_workers: int | None = None,
         reals: str | Path | None = None,
         pair: bool = True,
+        index_cache: str | Path | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -49,6 +51,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         self.data_root = Path(data_root)
         self.reals = None if reals is None else Path(reals)
         self.pair = pair
+        self.index_cache = None if index_cache is None else Path(index_cache)
         self.batch_size = batch_size
         self.num_workers = min(usable_cores(), MOST_WORKERS) if num_workers is None else num_workers
         self.spec: PreprocessSpec | None = None
@@ -62,7 +65,14 @@ class BenchmarkDataModule(L.LightningDataModule):
             DataError: If nothing of the benchmark is there.
         """
         if self._index is None:
-            self._index = index_benchmark(self.manifest, self.data_root, IMAGE_SUFFIXES, pair=self.pair, reals=self.reals)
+            self._index = index_benchmark(
+                self.manifest,
+                self.data_root,
+                IMAGE_SUFFIXES,
+                pair=self.pair,
+                reals=self.reals,
+                cache=self.index_cache,
+            )
         return self._index
 
     def use_recipe(self, spec: PreprocessSpec) -> None:

@@ -14,10 +14,11 @@ from mirror_pl.benchmarks import BenchmarkIndex, index_benchmark
 from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
 from mirror_pl.config.manifests import benchmark_names, load_manifest, manifest_from
 from mirror_pl.config.settings import CheckDataSettings, read_settings
-from mirror_pl.errors import DataError, IncompleteRunError
+from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
 from mirror_pl.files import printable, write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
-from mirror_pl.reports.data_check import DataCheck, print_absent, print_check
+from mirror_pl.reports import print_plain
+from mirror_pl.reports.data_check import DataCheck, print_check
 
 NOT_LOOKED_FOR = ("demo", "folder")
 """Options of ``benchmark=`` that are no public benchmark."""
@@ -39,23 +40,25 @@ def run(cfg: DictConfig) -> None:
         manifests = [manifest_from(chosen)]
     else:
         manifests = [load_manifest(name) for name in benchmark_names() if name not in NOT_LOOKED_FOR]
-    checks, absent = [], []
+    checks: list[DataCheck] = []
+    absent: dict[str, str] = {}
     for manifest in manifests:
         try:
             index = index_benchmark(manifest, root, IMAGE_SUFFIXES, reals=reals)
-        except DataError:
-            if chosen is not None or not root.is_dir():
+        except BenchmarkAbsentError as error:
+            if chosen is not None:
                 raise
-            absent.append(manifest)
+            absent[manifest.name] = error.note
             continue
         undecodable = _undecodable(index, console) if settings.decode else None
         check = DataCheck(index, inspect_subsets(index), find_duplicates(index), undecodable)
         print_check(check, console)
         checks.append(check)
-    print_absent(absent, console)
+    for note in absent.values():
+        print_plain(note, console)
     if settings.json is not None:
         content = {"data_root": str(root.resolve()), "benchmarks": [check.as_json() for check in checks]}
-        content |= {"absent": [manifest.name for manifest in absent]}
+        content |= {"absent": list(absent)}
         write_text(Path(settings.json), json.dumps(content, indent=2) + "\n")
     if not checks:
         raise DataError(f"data_root: no benchmark is in {root}; data/README.md says where each is expected")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -10,8 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from mirror_pl.benchmarks import BenchmarkIndex, Manifest
+from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.benchmarks.inspect import SubsetFiles
+from mirror_pl.errors import name_list
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports.console import print_left_out, print_plain
 
@@ -97,10 +97,7 @@ def print_check(check: DataCheck, console: Console) -> None:
     print_left_out(index, console)
     if index.missing:
         print_plain(f"  to get what is missing: {index.manifest.how_to_get}", console)
-    print_plain(f"  {'; '.join(check.problems) or 'complete, nothing wrong'}", console)
-
-
-def print_absent(manifests: Sequence[Manifest], console: Console) -> None:
-    """Print which benchmarks are not there at all, and how to get them."""
-    for manifest in manifests:
-        print_plain(f"absent: {manifest.name} - {manifest.how_to_get}", console)
+    differing = [files.subset for files in check.subsets if files.differs_from_expected]
+    if differing:
+        print_plain(f"  other counts than expected: {name_list(differing)}", console)
+    print_plain(f"  {'; '.join(check.problems) or 'all subsets are there'}", console)

@@ -1,0 +1,108 @@
+"""Walks kept on disk, so that a second start does not list a million files again.
+
+A kept walk is used while no folder in it has changed: a file that appears, goes or is renamed changes its folder's time of
+last change. A file overwritten in place does not; its kept size and time are then those of before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Set
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirror_pl.benchmarks.walk import Folder, Walk, folder_mtime, walk
+from mirror_pl.errors import OutputError
+from mirror_pl.files import whole_file
+
+RACY_NS = 2_000_000_000
+"""A folder that changed this shortly before it was listed may change again without a new time; it is not trusted."""
+FORMAT = "1"
+
+
+def cached_walk(path: Path, suffixes: Set[str], skip: Set[str], cache: Path | None) -> Walk:
+    """List the images below `path` as `walk` does, from `cache` where that is still true.
+
+    Args:
+        path: An existing folder.
+        suffixes: Suffixes of images, lower case, with the dot.
+        skip: Names of folders not entered, lower case.
+        cache: Folder to keep walks in; None keeps none. One that cannot be written is no error.
+    """
+    if cache is None:
+        return walk(path, suffixes, skip)
+    key = "\0".join([FORMAT, str(path.resolve()), *sorted(suffixes), "", *sorted(skip)])
+    file = cache / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
+    kept = _read(file, path)
+    if kept is not None:
+        return kept
+    started = time.time_ns()
+    result = walk(path, suffixes, skip)
+    if not result.unreadable and all(mtime < started - RACY_NS for mtime in result.directories.values()):
+        with suppress(OutputError, OSError):
+            cache.mkdir(parents=True, exist_ok=True)
+            _write(file, result)
+    return result
+
+
+def _write(file: Path, result: Walk) -> None:
+    folders = result.folders
+    columns = {
+        "directories": _join(result.directories),
+        "directory_mtimes": np.array(list(result.directories.values()), np.int64),
+        "folders": _join("/".join(folder.parts) for folder in folders),
+        "counts": np.array([[len(folder.names), len(folder.others)] for folder in folders], np.int64).reshape(-1, 2),
+        "names": _join(name for folder in folders for name in folder.names),
+        "others": _join(name for folder in folders for name in folder.others),
+        "sizes": np.array([size for folder in folders for size in folder.sizes], np.int64),
+        "mtimes": np.array([mtime for folder in folders for mtime in folder.mtimes], np.int64),
+    }
+    with whole_file(file) as temporary, temporary.open("wb") as opened:
+        np.savez(opened, **columns)  # type: ignore[arg-type]  # its annotation takes the names for flags
+
+
+def _read(file: Path, path: Path) -> Walk | None:
+    """Return a kept walk, or None where there is none, it is damaged, or a folder has changed."""
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            kept = dict(archive)
+        names = _split(kept["directories"])
+        directories = dict(zip(names, kept["directory_mtimes"].tolist(), strict=True))
+        if any(folder_mtime(path / name) != mtime for name, mtime in directories.items()):
+            return None
+        images, others = iter(_split(kept["names"])), iter(_split(kept["others"]))
+        sizes, mtimes = kept["sizes"].tolist(), kept["mtimes"].tolist()
+        folders, start = [], 0
+        for name, (image_count, other_count) in zip(_split(kept["folders"]), kept["counts"].tolist(), strict=True):
+            stop = start + image_count
+            parts = tuple(name.split("/")) if name else ()
+            folder = Folder(
+                parts, _take(images, image_count), sizes[start:stop], mtimes[start:stop], _take(others, other_count)
+            )
+            folders.append(folder)
+            start = stop
+        return Walk(path, folders, {}, directories)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+
+
+def _join(names: Iterable[str]) -> NDArray[np.uint8]:
+    """Pack names, which hold no NUL and perhaps bytes that are not UTF-8, into one array."""
+    return np.frombuffer("".join(f"{name}\0" for name in names).encode("utf-8", "surrogateescape"), np.uint8)
+
+
+def _split(packed: NDArray[np.uint8]) -> list[str]:
+    return packed.tobytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
+
+
+def _take(names: Iterator[str], count: int) -> list[str]:
+    taken = list(islice(names, count))
+    if len(taken) < count:
+        raise ValueError("a kept walk has fewer names than it says")
+    return taken
