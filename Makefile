@@ -50,6 +50,7 @@ format: install  ## put the code into shape
 
 bench: install  ## measure speed and memory
 	$(BIN)/python bench/retrieval.py
+	$(BIN)/python bench/index.py
 
 clean:  ## remove environments and caches; results and weights stay
 	rm -rf $(VENV) $(VENV)-transformers-4 dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

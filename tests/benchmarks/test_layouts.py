@@ -112,6 +112,9 @@ def test_users_reals_take_the_place_of_shared_ones(tmp_path: Path) -> None:
     assert set(found.pairs.values()) == {"shared:reals"}
     with pytest.raises(DataError, match=r"reals: .*nowhere does not exist"):
         index("synthbuster", tmp_path / "data", reals=tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="reals: no image in"):
+        index("synthbuster", tmp_path / "data", reals=tmp_path / "empty")
 
 
 def test_subsets_with_reals_of_their_own_are_not_paired(tmp_path: Path) -> None:
@@ -147,6 +150,7 @@ def test_genimage_as_people_have_it(tmp_path: Path, glide: str, biggan: str, bet
     found = index("genimage", write(tmp_path, tree))
     assert sorted(rows_of(found)) == sorted({picture for picture in tree.values() if picture[2].endswith("val")})
     assert len(found.missing) == 6
+    assert found.missing["ADM"] == f"no folder ADM in {tmp_path / 'GenImage'}"
 
 
 def test_a_tree_of_both_layouts(tmp_path: Path) -> None:

@@ -179,6 +179,8 @@ class _Search:
         if not found:
             note = f"absent: {self.manifest.name} - {self.manifest.how_to_get}"
             raise BenchmarkAbsentError(self._nothing_found(), note)
+        if reals is not None and not any(folder.names for folder in self._walk(reals).folders):
+            raise DataError(f"reals: no image in {reals}; give a folder of real images as reals=FOLDER")
         shared = self._shared(found, reals) if self.pair else {}
         groups = self.manifest.groups
         for name, subset in found.items():
@@ -205,10 +207,10 @@ class _Search:
 
     def _subsets(self) -> tuple[dict[str, _Found], dict[str, str]]:
         """Find each subset. The first layout that holds any decides which subsets there are; others may fill its gaps."""
-        names: tuple[str, ...] = ()
-        for layout_name in self.manifest.layouts:
-            names = tuple(self.manifest.layouts[layout_name].subsets)
-            if any(self._find(name, layout_name) for name in names):
+        names, main = (), ""
+        for main, layout in self.manifest.layouts.items():  # used after the loop
+            names = tuple(layout.subsets)
+            if any(self._find(name, main) for name in names):
                 break
         if self.pair:
             names = tuple(name for name in names if name not in self.manifest.published_rows)
@@ -219,7 +221,7 @@ class _Search:
             if subset is not None:
                 found[name] = subset
             else:
-                missing[name] = self._why_missing(name)
+                missing[name] = self._why_missing(name, main)
         return found, missing
 
     def _find(self, name: str, layout_name: str) -> _Found | None:
@@ -285,13 +287,13 @@ class _Search:
         inside = path.is_relative_to(self.data_root)
         return path.relative_to(self.data_root).as_posix() if inside else path.absolute().as_posix()
 
-    def _why_missing(self, name: str) -> str:
+    def _why_missing(self, name: str, main: str) -> str:
         for layout in self.manifest.layouts.values():
             for path in self._candidates(name, layout):
                 listed = self._walk(path)
                 self._add(0, listed, [None] * len(listed.folders), layout)
                 return f"no image in a folder {' or '.join(layout.labels)} below {path}"
-        layout = next(layout for layout in self.manifest.layouts.values() if name in layout.subsets)
+        layout = self.manifest.layouts[main]
         base = next(filter(None, (find_folder(self.data_root, folder) for folder in layout.folders)), None)
         return f"no folder {layout.subsets[name][0]} in {base or self.data_root / layout.folders[0]}"
 
