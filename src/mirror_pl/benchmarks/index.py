@@ -207,7 +207,8 @@ class _Search:
 
     def _subsets(self) -> tuple[dict[str, _Found], dict[str, str]]:
         """Find each subset. The first layout that holds any decides which subsets there are; others may fill its gaps."""
-        names, main = (), ""
+        names: tuple[str, ...] = ()
+        main = ""
         for main, layout in self.manifest.layouts.items():  # used after the loop
             names = tuple(layout.subsets)
             if any(self._find(name, main) for name in names):
