@@ -38,7 +38,7 @@ def golden_overrides(golden: GoldenSet, benchmark: str) -> list[str]:
 
 
 def report_of(folder: Path) -> list[dict[str, str]]:
-    (path,) = (path for path in folder.glob("*_*.csv") if path.name != "bad_images.csv")
+    (path,) = (path for path in folder.glob("*_20*.csv") if "per_class" not in path.name)
     with path.open() as file:
         return list(csv.DictReader(file))
 
@@ -355,3 +355,26 @@ def test_shared_reals_are_scored_once_and_count_in_every_subset(tmp_path: Path, 
     assert {row["Real_Acc"] for row in report_of(alone)} == {"0.0"}
     mine = evaluate(tmp_path / "mine", *overrides, f"reals={source / 'twitter/0_real'}")
     assert set(json_of(mine, "metrics.json")["paired_with"].values()) == {"shared:reals"}
+
+
+def test_classes_on_request(tmp_path: Path) -> None:
+    """progan/horse/0_real and so on: a row each, and the subset's row as before."""
+    source = SMALL.data_root / "WildRF/test"
+    for class_name, place in (("horse", "facebook"), ("car", "reddit")):
+        shutil.copytree(source / place, tmp_path / "data/AIGC_bm/progan" / class_name)
+    shutil.copytree(source / "twitter", tmp_path / "data/AIGC_bm/biggan")
+    overrides = ["benchmark=aigcdetect", f"data_root={tmp_path / 'data'}", f"checkpoint={SMALL.checkpoint}"]
+    folder = evaluate(tmp_path / "out", *overrides, "per_class=true")
+    (path,) = folder.glob("*_per_class.csv")
+    with path.open() as file:
+        got = {row["Dataset"]: row for row in csv.DictReader(file)}
+    golden = {row["Dataset"]: row for row in SMALL.report("WildRF")}
+    assert list(got) == ["progan/car", "progan/horse", "MEAN"]
+    for name, place in (("progan/horse", "facebook"), ("progan/car", "reddit")):
+        for column in ("Acc", "Bal_Acc", "AUC", "AP"):
+            assert float(got[name][column]) == pytest.approx(float(golden[place][column]), abs=1e-9)
+    assert [row["subset"] for row in json_of(folder, "metrics.json")["per_class"]] == ["progan/car", "progan/horse"]
+    assert [row["subset"] for row in json_of(folder, "metrics.json")["subsets"]] == ["progan", "biggan"]
+    flat = evaluate(tmp_path / "flat", *golden_overrides(SMALL, "wildrf"), "per_class=true")
+    assert json_of(flat, "metrics.json")["per_class"] is None
+    assert not list(flat.glob("*_per_class.csv"))

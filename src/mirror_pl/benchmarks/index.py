@@ -51,6 +51,9 @@ class BenchmarkIndex:
         group_ids: ``(S,)`` int32, position in the manifest's groups: a subset, or a set of shared reals.
         sizes: ``(S,)`` int64, bytes; -1 where a file's size cannot be read.
         mtimes: ``(S,)`` int64, ns since the epoch; -1 where it cannot be read.
+        class_names: Names that `class_ids` point into, sorted; "" for none.
+        class_ids: ``(S,)`` int32: the folder between its subset and its label's folder that an image lies in, as in
+            ``progan/horse/0_real``.
         layouts: Layout that each subset was found in, by its name.
         pairs: Group of shared reals that each subset was paired with, by its name.
         missing: Why a subset has no sample, by its name.
@@ -65,6 +68,8 @@ class BenchmarkIndex:
     group_ids: NDArray[np.int32]
     sizes: NDArray[np.int64]
     mtimes: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    class_ids: NDArray[np.int32]
     layouts: Mapping[str, str]
     pairs: Mapping[str, str]
     missing: Mapping[str, str]
@@ -159,6 +164,18 @@ class _Found:
         return any(f.names and label == wanted for f, label in zip(self.walk.folders, self.labels, strict=True))
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A folder's images, which share everything but path, size and time."""
+
+    paths: list[str]
+    group: int
+    label: int
+    class_name: str
+    sizes: list[int]
+    mtimes: list[int]
+
+
 class _Search:
     """One search for a benchmark; each folder is listed once, whichever layouts it may belong to."""
 
@@ -172,7 +189,7 @@ class _Search:
         self.walks: dict[Path, Walk] = {}
         self.passed_over = PassedOver()
         self.unreadable: dict[str, str] = {}
-        self.columns: list[tuple[list[str], int, int, list[int], list[int]]] = []
+        self.columns: list[_Column] = []
 
     def run(self, reals: Path | None) -> BenchmarkIndex:
         found, missing = self._subsets()
@@ -190,14 +207,17 @@ class _Search:
             if folder is not None:
                 listed = self._walk(folder)
                 self._add(groups.index(group), listed, _labels_of_reals(listed), None)
+        classes = tuple(sorted({column.class_name for column in self.columns}))
         return BenchmarkIndex(
             manifest=self.manifest,
             data_root=self.data_root,
-            paths=[path for paths, *_ in self.columns for path in paths],
-            labels=_column(((label, len(paths)) for paths, _, label, _, _ in self.columns), np.int8),
-            group_ids=_column(((group, len(paths)) for paths, group, *_ in self.columns), np.int32),
-            sizes=np.concatenate([np.array(sizes, np.int64) for *_, sizes, _ in self.columns]),
-            mtimes=np.concatenate([np.array(mtimes, np.int64) for *_, mtimes in self.columns]),
+            paths=[path for column in self.columns for path in column.paths],
+            labels=_column(((column.label, len(column.paths)) for column in self.columns), np.int8),
+            group_ids=_column(((column.group, len(column.paths)) for column in self.columns), np.int32),
+            sizes=np.concatenate([np.array(column.sizes, np.int64) for column in self.columns]),
+            mtimes=np.concatenate([np.array(column.mtimes, np.int64) for column in self.columns]),
+            class_names=classes,
+            class_ids=_column(((classes.index(c.class_name), len(c.paths)) for c in self.columns), np.int32),
             layouts={name: subset.layout_name for name, subset in found.items()},
             pairs=shared,
             missing=missing,
@@ -279,7 +299,8 @@ class _Search:
             if label is not None:
                 start = f"{prefix}/" if prefix else ""
                 paths = [start + name for name in folder.names]
-                self.columns.append((paths, group, label, folder.sizes, folder.mtimes))
+                class_name = "" if layout is None else _class_of(folder, layout)
+                self.columns.append(_Column(paths, group, label, class_name, folder.sizes, folder.mtimes))
             elif layout is not None:
                 for name in folder.names:
                     self.passed_over.add(f"in no folder {' or '.join(layout.labels)}", _join(prefix, name))
@@ -335,6 +356,13 @@ def _labels(listed: Walk, layout: Layout) -> list[int | None]:
     if layout.bare is not None and all(label is None for label in labels):
         return [layout.bare] * len(labels)
     return labels
+
+
+def _class_of(folder: Folder, layout: Layout) -> str:
+    """Return the name of the folder right above the innermost one that decides a label; "" where that is the subset's."""
+    names = {name.casefold() for name in layout.labels}
+    deciding = [position for position, part in enumerate(folder.parts) if part.casefold() in names]
+    return folder.parts[deciding[-1] - 1] if deciding and deciding[-1] > 0 else ""
 
 
 def _labels_of_reals(listed: Walk) -> list[int | None]:

@@ -45,6 +45,7 @@ class EvalSettings:
     num_workers: Optional[int]
     output_dir: str
     require_all: bool
+    per_class: bool
     max_bad_fraction: float
     compat: Optional[str]
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -24,11 +26,13 @@ from mirror_pl.reports import RunFolder, deltas, print_plain, print_report
 from mirror_pl.scores import Status, make_table, score_benchmark
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from lightning.pytorch.loggers import Logger
+    from numpy.typing import NDArray
 
     from mirror_pl.benchmarks import BenchmarkIndex
-    from mirror_pl.experiment import BenchmarkDataModule
-    from mirror_pl.scores import BenchmarkScores
+    from mirror_pl.experiment import BenchmarkDataModule, Predictions
+    from mirror_pl.scores import BenchmarkScores, Compat
 
 
 def run(cfg: DictConfig) -> None:
@@ -74,17 +78,7 @@ def run(cfg: DictConfig) -> None:
         return
 
     ids, subset_ids = index.rows()
-    table = make_table(
-        ids=ids,
-        paths=[index.paths[image] for image in ids],
-        benchmark=manifest.name,
-        subsets=index.subsets,
-        subset_ids=subset_ids,
-        labels=index.labels[ids],
-        statuses=predictions.statuses[ids],
-        logits=predictions.logits[ids],
-        p_fake=predictions.p_fake[ids],
-    )
+    table = _table(index, predictions, ids, subset_ids, index.subsets)
     scores = score_benchmark(table, settings.quirks)
     counts = {str(status): int((predictions.statuses == status).sum()) for status in Status}
     folder.write_predictions(table)
@@ -97,10 +91,14 @@ def run(cfg: DictConfig) -> None:
     detector_name = f"mirror/{backbone_name(detector.config.backbone)}"
     compared = deltas(published_for(manifest.name, detector_name), scores.mean["bal_acc"])
     folder.write_deltas(compared)
+    per_class = _per_class(index, predictions, settings.quirks) if settings.per_class else None
+    if per_class is not None:
+        folder.write_report(f"{report.stem}_per_class", per_class, None)
     folder.write_metrics(
         index,
         scores,
         published=[asdict(delta) for delta in compared],
+        per_class=None if per_class is None else [asdict(row) for row in per_class.rows],
         images=counts,
         compat=settings.compat,
         random_weights=is_embedded(settings.checkpoint),
@@ -128,6 +126,41 @@ def run(cfg: DictConfig) -> None:
     print_plain(f"Report: {report}", console)
     _mirror(trainer.loggers, cfg, scores)
     _raise_if_incomplete(settings, index, counts, folder.path)
+
+
+def _table(
+    index: BenchmarkIndex,
+    predictions: Predictions,
+    ids: NDArray[np.int64],
+    subset_ids: NDArray[np.int32],
+    subsets: Sequence[str],
+) -> pa.Table:
+    """Return the prediction table of the images `ids`, each in the subset that `subset_ids` says."""
+    return make_table(
+        ids=ids,
+        paths=[index.paths[image] for image in ids],
+        benchmark=index.manifest.name,
+        subsets=subsets,
+        subset_ids=subset_ids,
+        labels=index.labels[ids],
+        statuses=predictions.statuses[ids],
+        logits=predictions.logits[ids],
+        p_fake=predictions.p_fake[ids],
+    )
+
+
+def _per_class(index: BenchmarkIndex, predictions: Predictions, compat: Compat) -> BenchmarkScores | None:
+    """Score each class of the subsets that are nested by class, as in progan/horse; None where none is."""
+    ids, subset_ids = index.rows()
+    nested = np.array(index.class_names, dtype=object)[index.class_ids[ids]] != ""
+    if not nested.any():
+        return None
+    ids, subset_ids = ids[nested], subset_ids[nested]
+    names = [f"{index.subsets[s]}/{index.class_names[index.class_ids[i]]}" for i, s in zip(ids, subset_ids, strict=True)]
+    rows = list(dict.fromkeys(names))
+    positions = {name: position for position, name in enumerate(rows)}
+    row_ids = np.array([positions[name] for name in names], np.int32)
+    return score_benchmark(_table(index, predictions, ids, row_ids, rows), compat)
 
 
 def _mirror(loggers: list[Logger], cfg: DictConfig, scores: BenchmarkScores) -> None:
