@@ -5,11 +5,13 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from mirror_pl.config.command import command
+from mirror_pl.config.settings import CheckDataSettings, read_settings
 
 
 @command("check_data")
 def main(cfg: DictConfig) -> None:
     """Do as `cfg` says."""
+    read_settings(cfg, CheckDataSettings)
     from mirror_pl.jobs.data_check import run
 
     run(cfg)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from mirror_pl.config.command import command
+from mirror_pl.config.settings import ConvertSettings, read_settings
 
 
 @command("convert")
 def main(cfg: DictConfig) -> None:
     """Do as `cfg` says."""
-    # Imported here: torch and Lightning take seconds, and --help or a misspelt option is to be answered at once.
+    read_settings(cfg, ConvertSettings)
+    # Imported here: torch and Lightning take seconds, and --help or a wrong setting is to be answered at once.
     from mirror_pl.jobs.conversion import run
 
     run(cfg)

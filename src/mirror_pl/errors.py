@@ -11,6 +11,8 @@ from difflib import get_close_matches
 
 EXIT_COMPLETE = 0
 """Everything asked for was done."""
+EXIT_DEFECT = 1
+"""A defect of ours, or an error from a library that was not foreseen."""
 EXIT_NOT_STARTED = 2
 """Bad arguments, data or checkpoint: nothing was evaluated or written."""
 EXIT_INCOMPLETE = 3

@@ -5,12 +5,14 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from mirror_pl.config.command import command
+from mirror_pl.config.settings import EvalSettings, read_settings
 
 
 @command("eval")
 def main(cfg: DictConfig) -> None:
     """Do as `cfg` says."""
-    # Imported here: torch and Lightning take seconds, and --help or a misspelt option is to be answered at once.
+    read_settings(cfg, EvalSettings)
+    # Imported here: torch and Lightning take seconds, and --help or a wrong setting is to be answered at once.
     from mirror_pl.jobs.evaluation import run
 
     run(cfg)

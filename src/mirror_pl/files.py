@@ -41,7 +41,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield temporary
-            temporary.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only their owner can read
+            temporary.chmod(
+                default_mode() | (default_mode() & 0o444) >> 2
+            )  # mkdtemp makes folders that only their owner can read
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -82,7 +84,8 @@ def printable(path: object) -> str:
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _umask() -> int:
+def default_mode() -> int:
+    """Return the permissions that this process gives a new file."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

@@ -81,11 +81,11 @@ def test_what_is_passed_over_is_counted_and_named(tmp_path: Path) -> None:
     assert found.passed_over.counts == {
         "suffix .gif": 5,
         "suffix (none)": 1,
-        "in no folder 0_real or 1_fake": 1,
+        "no folder 0_real or 1_fake above": 1,
         "suffix .txt": 1,
     }
     assert found.passed_over.examples["suffix .gif"] == [f"x/test/a/0_real/{i}.gif" for i in range(3)]
-    assert found.passed_over.examples["in no folder 0_real or 1_fake"] == ["x/test/a/stray.jpg"]
+    assert found.passed_over.examples["no folder 0_real or 1_fake above"] == ["x/test/a/stray.jpg"]
     assert "no folder" in found.missing["B"]
     assert "no image in a folder 0_real or 1_fake" in found.missing["c"]
 

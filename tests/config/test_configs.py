@@ -118,9 +118,23 @@ def test_choices_left_to_hydra() -> None:
     check_choices(["--config-dir=mine", "benchmark=mine"])
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("bach_size=3", "bach_size: there is no such setting. Did you mean batch_size?"),
+        ("+benchmrk=genimage", "benchmrk: there is no such setting. Did you mean benchmark?"),
+        ("checkpoint=/tmp/epoch=3 best.pth", "write \"checkpoint='/tmp/epoch=3 best.pth'\""),
+        ("backbone.path=~/x", "write \"backbone.path='~/x'\""),
+    ],
+)
+def test_command_lines_that_hydra_would_answer_in_riddles(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        compose("eval", [override])
+
+
 def test_unknown_keys_are_refused() -> None:
-    with pytest.raises(ConfigCompositionException, match="bach_size"):
-        compose("eval", ["bach_size=3"])
+    with pytest.raises(ConfigCompositionException, match="acelerator"):
+        compose("eval", ["trainer.acelerator=cpu"])
     with pytest.raises(ConfigAttributeError):
         _ = compose("eval").bach_size
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from mirror_pl.errors import DataError
 from mirror_pl.experiment.batch import Flaw, Sample, collate
 from mirror_pl.experiment.benchmark_data_module import ShareSampler
 from mirror_pl.experiment.evaluate import _assemble, _Share
+from mirror_pl.experiment.progress import ProgressLog
 from mirror_pl.scores import Status
 
 
@@ -63,3 +66,21 @@ def test_a_batch_may_be_empty() -> None:
     batch = collate([Sample(4, 0, 0, Status.UNDECODABLE, None, "why")])
     assert len(batch.ids) == len(batch.pixels) == 0
     assert batch.flaws == [Flaw(4, Status.UNDECODABLE, "why")]
+
+
+def test_progress_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    class Trainer:
+        world_size, is_global_zero = 1, True
+        datamodule = type("Data", (), {"index": range(4000)})
+
+    log = ProgressLog(every_s=0)
+    log.on_test_start(Trainer(), None)
+    batch = collate(
+        [Sample(0, 0, 0, Status.OK, np.zeros((2, 2, 3), np.uint8), ""), Sample(1, 0, 0, Status.UNDECODABLE, None, "x")]
+    )
+    log.on_test_batch_end(Trainer(), None, None, batch, 0)
+    assert re.match(r"2/4,000 images, \d+\.\d images/s, .* left$", capsys.readouterr().out)
+    quiet = ProgressLog(every_s=1000)
+    quiet.on_test_start(Trainer(), None)
+    quiet.on_test_batch_end(Trainer(), None, None, batch, 0)
+    assert capsys.readouterr().out == ""

@@ -44,7 +44,8 @@ class Bomb:
     ("arguments", "code", "expected"),
     [
         (["benchmark=genimge"], 2, "Did you mean genimage?"),
-        (["bach_size=3"], 1, "bach_size"),
+        (["bach_size=3"], 2, "Did you mean batch_size?"),
+        (["logger=wandb", "output_dir=w"], 2, "WANDB_MODE=offline"),
         (["checkpoint=truncated.pth"], 2, "checkpoint: truncated.pth"),
         (["checkpoint=bomb.pth"], 2, "would run code"),
     ],
@@ -52,7 +53,7 @@ class Bomb:
 def test_errors_take_one_screen(arguments: list[str], code: int, expected: str) -> None:
     Path("truncated.pth").write_bytes(SMALL.checkpoint.read_bytes()[:100_000])
     torch.save({"model": Bomb()}, "bomb.pth")
-    done = start("mirror_pl.eval", *arguments)
+    done = start("mirror_pl.eval", *arguments, WANDB_MODE="online", WANDB_API_KEY="")
     assert done.returncode == code
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
@@ -93,6 +94,7 @@ def test_a_sweep_has_a_folder_for_each_job() -> None:
     assert failing.returncode == 2
     assert "nowhere.pth does not exist" in failing.stderr
     assert "checkpoint: none was given" in failing.stderr, "a failing job does not lose the others"
+    assert "exit code 2: checkpoint=nowhere.pth output_dir=mine" in failing.stderr
     refused = start("mirror_pl.eval", "-m", "batch_size=4,64", "trainer.devices=2")
     assert refused.returncode == 2
     assert "would run the whole sweep" in refused.stderr

@@ -230,7 +230,7 @@ def test_bad_images_are_listed_counted_and_never_replaced(
     assert json_of(folder, "metrics.json")["passed_over"]["suffix .txt"]["files"] == 1
     assert (folder / "run.json").exists()
     printed = capsys.readouterr().out
-    assert "3 images without a score are in no figure" in printed
+    assert "3 without a score: they are in no figure" in printed
     assert "passed over: 1 file with suffix .txt" in printed
 
     evaluate(tmp_path / "lenient", *small_tiny(tree, "chameleon"), "max_bad_fraction=0.2")

@@ -303,7 +303,7 @@ class _Search:
                 self.columns.append(_Column(paths, group, label, class_name, folder.sizes, folder.mtimes))
             elif layout is not None:
                 for name in folder.names:
-                    self.passed_over.add(f"in no folder {' or '.join(layout.labels)}", _join(prefix, name))
+                    self.passed_over.add(f"no folder {' or '.join(layout.labels)} above", _join(prefix, name))
 
     def _relative(self, path: Path) -> str:
         inside = path.is_relative_to(self.data_root)

@@ -81,7 +81,10 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its remarks on devices, and its advertisements
+    for name in ("lightning.pytorch", "lightning.fabric"):  # remarks on devices, and advertisements
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # What is logged has been summed over the processes already.
+    warnings.filterwarnings("ignore", message=r".*sync_dist=True.*")
     # Lightning 2.6.6 asks torch 2.13 in a way that newer ones deprecate: github.com/Lightning-AI/pytorch-lightning
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
     callbacks = [build(node) for node in cfg.callbacks.values()]
@@ -100,6 +103,22 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     if isinstance(limit, int) or limit != 1.0:
         raise ConfigError("trainer: limit_test_batches and fast_dev_run leave images out, and would give a false report")
     return trainer
+
+
+def start_loggers(trainer: L.Trainer) -> None:
+    """Start what ``logger=`` chose, before anything is scored.
+
+    Raises:
+        ConfigError: If a logger cannot start, such as Weights & Biases without an API key.
+    """
+    for logger in trainer.loggers:
+        try:
+            getattr(logger, "experiment", None)  # made when it is first asked for
+        except Exception as error:  # each logger has errors of its own
+            raise ConfigError(
+                f"logger: {type(logger).__name__} cannot start: {error}. Use logger=none, or, for W&B, set WANDB_API_KEY or "
+                "WANDB_MODE=offline in the environment"
+            ) from error
 
 
 def is_embedded(checkpoint: str | None) -> bool:

@@ -6,20 +6,35 @@ import functools
 import io
 import re
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from mirror_pl.config.locate import config_dir, demo_dir
-from mirror_pl.errors import EXIT_INCOMPLETE, EXIT_NOT_STARTED, BenchmarkAbsentError, ConfigError, MirrorError, nearest
+from mirror_pl.errors import (
+    EXIT_DEFECT,
+    EXIT_INCOMPLETE,
+    EXIT_NOT_STARTED,
+    BenchmarkAbsentError,
+    ConfigError,
+    MirrorError,
+    nearest,
+)
 
 HYDRA_VERSION = "1.3"
 """Behaviour asked of Hydra, whichever version is installed."""
+
+_OWN_CONFIGS = re.compile(r"(--config-dir|-cd|hydra\.searchpath)")
+"""What brings configs of the user's own, with settings and options not known here."""
 
 _CHOICE = re.compile(r"^\+?(?P<group>[a-z_]+)=(?P<names>[\w.,-]+)$")
 
@@ -33,35 +48,44 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def run() -> None:
-            codes = []
+            failures: list[tuple[int, str]] = []
 
             @functools.wraps(main)
             def run_one(cfg: DictConfig) -> None:
+                in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+                job = " ".join(HydraConfig.get().overrides.task)
                 try:
                     _fit_into_sweep(cfg)
                     main(cfg)
                 except (MirrorError, OmegaConfBaseException) as error:
-                    if HydraConfig.get().mode != RunMode.MULTIRUN:
+                    if not in_sweep:
                         raise SystemExit(_report(error)) from error
                     # In a sweep the other jobs go on, and a benchmark that is not there is a failure only on request.
                     if not isinstance(error, BenchmarkAbsentError):
-                        codes.append(_report(error))
+                        failures.append((_report(error), job))
                     else:
                         print(error.note)
-                        codes.extend([EXIT_INCOMPLETE] if cfg.get("require_all") is True else [])
+                        failures.extend([(EXIT_INCOMPLETE, job)] if cfg.get("require_all") is True else [])
+                except Exception:
+                    if not in_sweep:
+                        raise
+                    traceback.print_exc()
+                    failures.append((EXIT_DEFECT, job))
 
             for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
                 if isinstance(stream, io.TextIOWrapper):
                     stream.reconfigure(errors="backslashreplace")
             try:
-                check_choices(sys.argv[1:])
+                check_overrides(sys.argv[1:], config_name)
             except MirrorError as error:
                 raise SystemExit(_report(error)) from error
             _register_resolvers()
             hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
-            if codes:
-                print(f"error: {len(codes)} of the sweep's jobs failed or had no data", file=sys.stderr)
-                raise SystemExit(max(codes))
+            if failures:
+                print(f"error: {len(failures)} of the sweep's jobs failed or had no data:", file=sys.stderr)
+                for code, job in failures:
+                    print(f"  exit code {code}: {job}", file=sys.stderr)
+                raise SystemExit(max(code for code, _ in failures))
 
         return run
 
@@ -70,10 +94,38 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a command's config without running it, as the command line would with `overrides`."""
-    check_choices(overrides)
+    check_overrides(overrides, config_name)
     _register_resolvers()
     with hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
         return hydra.compose(config_name=config_name, overrides=list(overrides))
+
+
+def check_overrides(overrides: Sequence[str], config_name: str) -> None:
+    """Refuse what Hydra would refuse too, or take for something else, in words that name what was meant.
+
+    Raises:
+        ConfigError: For a setting that does not exist, a value that needs quotes, or an unknown option of a group.
+    """
+    if "=" not in "".join(overrides) or any(_OWN_CONFIGS.match(override) for override in overrides):
+        return
+    defaults = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    groups = [str(next(iter(entry))).split()[-1] for entry in defaults["defaults"] if isinstance(entry, dict)]
+    known = sorted({*defaults, *groups, "hydra"} - {"defaults"})
+    parser = OverridesParser.create()
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if override.startswith("-") or not equals:
+            continue
+        name = re.split(r"[./@]", key.lstrip("+~"))[0]
+        if name not in known and not name.startswith("local"):
+            raise ConfigError(f"{name}: there is no such setting.{nearest(name, known)} Known: {', '.join(known)}")
+        try:
+            parser.parse_override(override)
+        except HydraException as error:
+            raise ConfigError(
+                f"{key}: the value {value} has characters that need quotes of their own; write \"{key}='{value}'\""
+            ) from error
+    check_choices(overrides)
 
 
 def check_choices(overrides: Sequence[str]) -> None:
@@ -85,7 +137,7 @@ def check_choices(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: With all options.
     """
-    if any(re.match(r"(--config-dir|-cd|hydra\.searchpath)", override) for override in overrides):
+    if any(_OWN_CONFIGS.match(override) for override in overrides):
         return
     for override in overrides:
         match = _CHOICE.match(override)

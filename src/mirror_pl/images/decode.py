@@ -63,7 +63,10 @@ def decode(path: Path) -> DecodedImage:
 
 
 def _one_line(error: Exception, path: Path) -> str:
-    reason = " ".join(str(error).split()).replace(repr(str(path)), "the file") or "no message"
+    reason = (
+        " ".join(str(error).split()).replace(f"image file {str(path)!r}", "the file").replace(repr(str(path)), "the file")
+        or "no message"
+    )
     return f"{type(error).__name__}: {reason}"
 
 

@@ -36,10 +36,13 @@ def run(cfg: DictConfig) -> None:
         tensors, config = merged(tensors, config)
     save_folder(output, tensors, config, DTYPES[settings.dtype])
 
-    size = sum(file.stat().st_size for file in output.iterdir())
     lora = "no LoRA" if not adapters else f"{adapters} LoRA adapters {'merged' if settings.merge_lora else 'kept'}"
-    print(f"read      {source} ({source.stat().st_size:,} bytes, sha256 {path_sha256(source)})")
+    print(f"read      {source} ({_size(source):,} bytes, sha256 {path_sha256(source)})")
     print(f"backbone  {backbone_name(config.backbone) or 'without a name'} ({config.backbone})")
     print(f"tensors   {len(tensors)} with {sum(tensor.numel() for tensor in tensors.values()):,} values; {lora}")
-    print(f"wrote     {output} ({size:,} bytes, {settings.dtype}; sha256 {path_sha256(output)})")
+    print(f"wrote     {output} ({_size(output):,} bytes, {settings.dtype}; sha256 {path_sha256(output)})")
     print(f"use it    python -m mirror_pl.eval checkpoint={output}")
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in (path.iterdir() if path.is_dir() else [path]))

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.benchmarks import published_for
-from mirror_pl.config.build import build, build_detector, build_manifest, build_trainer, is_embedded
+from mirror_pl.config.build import build, build_detector, build_manifest, build_trainer, is_embedded, start_loggers
 from mirror_pl.config.settings import EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import IncompleteRunError, name_list
@@ -60,6 +60,7 @@ def run(cfg: DictConfig) -> None:
         folder = RunFolder(Path(settings.output_dir), OmegaConf.to_yaml(cfg, resolve=True))
     try:
         detector = build_detector(settings)
+        start_loggers(trainer)
     except BaseException:
         if folder:
             folder.release()

@@ -33,14 +33,14 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, compared: Seque
         table.add_row(*_cells(scores.pooled))
     console.print(table)
     if any(value is None for row in scores.rows for value in row.metrics.values()):
-        console.print("  -  undefined: the subset lacks a class with scored images, and is left out of that mean")
+        print_plain("  -  undefined: the subset lacks a class with scored images, and is left out of that mean", console)
     for delta in compared:
         line = f"published Bal_Acc {_percent(delta.published)} ({delta.source}), difference {100 * delta.difference:+.2f}"
         print_plain(f"  {line}", console)
     unscored = sum(row.unscored for row in scores.rows)
     if unscored:
         fate = "were replaced by random others of their subset" if scores.compat == "published" else "are in no figure"
-        console.print(f"  {unscored} images without a score {fate}; see bad_images.csv")
+        print_plain(f"  {unscored} without a score: they {fate}; see bad_images.csv", console)
     print_left_out(index, console)
 
 

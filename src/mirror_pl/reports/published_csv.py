@@ -25,7 +25,7 @@ def published_csv(scores: BenchmarkScores, pooled_row: str | None = None) -> str
         writer.writerow([row.subset, *map(row.metrics.get, METRICS)])
     if len(scores.rows) > 1:
         writer.writerow(["MEAN", *map(scores.mean.get, METRICS)])
-        if scores.mean_is_partial:
+        if scores.mean_is_partial and scores.compat is None:  # the published report has no such row
             writer.writerow(["MEAN_ROWS", *map(scores.mean_rows.get, METRICS)])
         if pooled_row is not None:
             writer.writerow([pooled_row, *map(scores.pooled.metrics.get, METRICS)])

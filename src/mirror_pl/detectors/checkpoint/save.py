@@ -12,7 +12,7 @@ from torch import Tensor
 from mirror_pl.detectors.checkpoint.files import CONFIG_FILE, FORMAT_VERSION, WEIGHTS_FILE
 from mirror_pl.detectors.config import DetectorConfig
 from mirror_pl.errors import OutputError
-from mirror_pl.files import whole_folder, write_text
+from mirror_pl.files import default_mode, whole_folder, write_text
 
 
 def save_folder(
@@ -39,5 +39,6 @@ def save_folder(
     }
     with whole_folder(folder) as temporary:
         save_file(stored, temporary / WEIGHTS_FILE, metadata={"format": "pt"})
+        (temporary / WEIGHTS_FILE).chmod(default_mode())  # safetensors makes files that only their owner can read
         description = {"format": "mirror_pl detector", "version": FORMAT_VERSION, "detector": config.to_dict()}
         write_text(temporary / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
