@@ -125,7 +125,7 @@ def run(cfg: DictConfig) -> None:
     )
     print_report(index, scores, compared, console)
     print_plain(f"Report: {report}", console)
-    _mirror(trainer.loggers, cfg, scores)
+    _mirror(trainer.loggers, cfg, scores, console)
     _raise_if_incomplete(settings, index, counts, folder.path)
 
 
@@ -164,7 +164,7 @@ def _per_class(index: BenchmarkIndex, predictions: Predictions, compat: Compat) 
     return score_benchmark(_table(index, predictions, ids, row_ids, rows), compat)
 
 
-def _mirror(loggers: list[Logger], cfg: DictConfig, scores: BenchmarkScores) -> None:
+def _mirror(loggers: list[Logger], cfg: DictConfig, scores: BenchmarkScores, console: Console) -> None:
     """Show settings and figures on the dashboards that ``logger=`` chose, and finish them; the run folder is the record."""
     figures = {
         f"report/{name}/{row.subset}": value
@@ -175,12 +175,15 @@ def _mirror(loggers: list[Logger], cfg: DictConfig, scores: BenchmarkScores) -> 
     figures |= {f"report/{name}": value for name, value in scores.mean.items() if value is not None}
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     for logger in loggers:
-        logger.log_hyperparams(settings)
-        logger.log_metrics(figures)
-        logger.finalize("success")
-        finish = getattr(getattr(logger, "experiment", None), "finish", None)
-        if finish is not None:  # W&B would let a sweep's next job write into this one's run
-            finish()
+        try:
+            logger.log_hyperparams(settings)
+            logger.log_metrics(figures)
+            logger.finalize("success")
+            finish = getattr(getattr(logger, "experiment", None), "finish", None)
+            if finish is not None:  # W&B would let a sweep's next job write into this one's run
+                finish()
+        except Exception as error:  # a dashboard that fails is no reason to call a finished run failed
+            print_plain(f"warning: {type(logger).__name__} failed: {error}; the run folder is complete", console)
 
 
 def _absolute(path: str | None) -> str | None:
