@@ -73,11 +73,12 @@ def test_autocast_is_finite_and_close(
     golden: GoldenSet, golden_detector: MirrorDetector, golden_verdict: Verdict, dtype: torch.dtype
 ) -> None:
     """Mixed precision touches the backbone only; bank and head stay in float32."""
+    images = slice(None, None, 1 if dtype == torch.bfloat16 else 4)  # float16 is slow on a CPU
     with torch.autocast("cpu", dtype=dtype):
-        verdict = golden_detector(golden.pixels())
+        verdict = golden_detector(golden.pixels()[images])
     assert verdict.p_fake.dtype == torch.float32
     assert all(value.isfinite().all() for value in (verdict.logit, verdict.p_fake, *verdict.evidence.values()))
-    largest = (verdict.p_fake - golden_verdict.p_fake).abs().max().item()
+    largest = (verdict.p_fake - golden_verdict.p_fake[images]).abs().max().item()
     print(f"{golden} autocast {dtype}: largest |p_fake - float32| = {largest:.2e}")
     # Twice what was measured: the rounding of the backbone (2^-8 and 2^-11 of each value), seen through random weights.
     assert largest < {torch.bfloat16: 0.01, torch.float16: 0.002}[dtype]

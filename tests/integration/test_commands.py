@@ -12,6 +12,10 @@ import pytest
 import torch
 from golden_set import SMALL
 
+from mirror_pl.config.command import compose
+from mirror_pl.errors import CheckpointError, ConfigError, OutputError
+from mirror_pl.jobs.conversion import run as convert
+
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -46,12 +50,10 @@ class Bomb:
         (["benchmark=genimge"], 2, "Did you mean genimage?"),
         (["bach_size=3"], 2, "Did you mean batch_size?"),
         (["logger=wandb", "output_dir=w"], 2, "WANDB_MODE=offline"),
-        (["checkpoint=truncated.pth"], 2, "checkpoint: truncated.pth"),
         (["checkpoint=bomb.pth"], 2, "would run code"),
     ],
 )
 def test_errors_take_one_screen(arguments: list[str], code: int, expected: str) -> None:
-    Path("truncated.pth").write_bytes(SMALL.checkpoint.read_bytes()[:100_000])
     torch.save({"model": Bomb()}, "bomb.pth")
     done = start("mirror_pl.eval", *arguments, WANDB_MODE="online", WANDB_API_KEY="")
     assert done.returncode == code
@@ -86,27 +88,25 @@ def test_two_processes_give_the_same_report() -> None:
     assert reports[0] == reports[1]
 
 
-def test_a_sweep_has_a_folder_for_each_job() -> None:
-    done = start("mirror_pl.eval", "-m", "batch_size=4,64", "hydra.sweep.dir=sweep")
-    assert done.returncode == 0, done.stderr
-    assert sorted(str(path) for path in Path("sweep").glob("*/run.json")) == ["sweep/0/run.json", "sweep/1/run.json"]
-    failing = start("mirror_pl.eval", "-m", "checkpoint=nowhere.pth,null", "output_dir=mine")
-    assert failing.returncode == 2
-    assert "nowhere.pth does not exist" in failing.stderr
-    assert "checkpoint: none was given" in failing.stderr, "a failing job does not lose the others"
-    assert "exit code 2: checkpoint=nowhere.pth output_dir=mine" in failing.stderr
+def test_a_sweep_has_a_folder_for_each_job_and_goes_on_past_failures() -> None:
+    done = start("mirror_pl.eval", "-m", f"checkpoint=nowhere.pth,{SMALL.checkpoint}", "hydra.sweep.dir=sweep")
+    assert done.returncode == 2
+    assert [str(path) for path in Path("sweep").glob("*/run.json")] == ["sweep/1/run.json"]
+    assert "nowhere.pth does not exist" in done.stderr
+    assert "1 of the sweep's jobs failed" in done.stderr
+    assert "exit code 2: checkpoint=nowhere.pth" in done.stderr
     refused = start("mirror_pl.eval", "-m", "batch_size=4,64", "trainer.devices=2")
     assert refused.returncode == 2
     assert "would run the whole sweep" in refused.stderr
 
 
 def test_a_sweep_over_benchmarks_of_which_some_are_absent() -> None:
-    sweep = ["mirror_pl.eval", "-m", "benchmark=genimage,wildrf", "backbone=tiny", f"data_root={SMALL.data_root}"]
-    done = start(*sweep, "output_dir=some")
+    sweep = ["mirror_pl.eval", "-m", "backbone=tiny", f"data_root={SMALL.data_root}"]
+    done = start(*sweep, "benchmark=genimage,wildrf", "output_dir=some")
     assert done.returncode == 0, done.stderr
     assert "absent: genimage - " in done.stdout
     assert [str(path) for path in Path("some").glob("*/run.json")] == ["some/1/run.json"]
-    assert start(*sweep, "output_dir=all", "require_all=true").returncode == 3
+    assert start(*sweep, "benchmark=genimage,cospy", "require_all=true").returncode == 3
 
 
 def test_convert_says_what_it_did() -> None:
@@ -114,14 +114,24 @@ def test_convert_says_what_it_did() -> None:
     assert done.returncode == 0, done.stderr
     for expected in ("backbone  tiny", "6 LoRA adapters merged", "bfloat16", "tensors   "):
         assert expected in done.stdout
-    again = start("mirror_pl.convert", f"input={SMALL.checkpoint}", "output=out")
-    assert again.returncode == 2
-    assert "out exists already" in again.stderr
-    absent = start("mirror_pl.convert", "input=nowhere", "output=new")
-    assert absent.returncode == 2
-    assert "input: nowhere does not exist" in absent.stderr
-    assert start("mirror_pl.convert", f"input={SMALL.checkpoint}", "output=/dev/null/x").returncode == 4
+    assert {path.stat().st_mode & 0o777 for path in Path("out").iterdir()} == {0o644}
     assert start("mirror_pl.convert", "input=nowhere").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        ([f"input={SMALL.checkpoint}", "output=here"], ConfigError, "here exists already"),
+        (["input=nowhere", "output=new"], CheckpointError, "input: nowhere does not exist"),
+        ([f"input={SMALL.checkpoint}", "output=file/new"], OutputError, "cannot be written"),
+        ([f"input={SMALL.checkpoint}", "output=new", "dtype=int8"], ConfigError, "dtype must be"),
+    ],
+)
+def test_convert_refuses(overrides: list[str], error: type[Exception], message: str) -> None:
+    Path("here").mkdir()
+    Path("file").touch()
+    with pytest.raises(error, match=message):
+        convert(compose("convert", overrides))
     assert not Path("new").exists()
 
 
