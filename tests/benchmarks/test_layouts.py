@@ -112,9 +112,10 @@ def test_users_reals_take_the_place_of_shared_ones(tmp_path: Path) -> None:
     assert set(found.pairs.values()) == {"shared:reals"}
     with pytest.raises(DataError, match=r"reals: .*nowhere does not exist"):
         index("synthbuster", tmp_path / "data", reals=tmp_path / "nowhere")
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="reals: no image in"):
-        index("synthbuster", tmp_path / "data", reals=tmp_path / "empty")
+    for useless in (tmp_path / "empty", write(tmp_path / "fakes", {"1_fake/c.jpg": ("", 1, "no")})):
+        useless.mkdir(exist_ok=True)
+        with pytest.raises(DataError, match="reals: no image in"):
+            index("synthbuster", tmp_path / "data", reals=useless)
 
 
 def test_subsets_with_reals_of_their_own_are_not_paired(tmp_path: Path) -> None:

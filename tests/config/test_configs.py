@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
 from mirror_pl.config.build import build, build_backbone, build_manifest, build_trainer
-from mirror_pl.config.command import check_choices, compose
+from mirror_pl.config.command import check_choices, check_overrides, compose
 from mirror_pl.config.locate import CHECKOUT, config_dir
 from mirror_pl.config.settings import BackboneSettings, ConvertSettings, EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
@@ -115,7 +115,7 @@ def test_unknown_options_get_the_nearest(override: str, message: str) -> None:
 
 def test_choices_left_to_hydra() -> None:
     check_choices(["benchmark=glob(*)", "benchmark.name=other", "batch_size=3", "+benchmark=genimage", "~logger"])
-    check_choices(["--config-dir=mine", "benchmark=mine"])
+    check_overrides(["--config-dir=mine", "benchmark=mine"], "eval")
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,7 @@ class _Search:
         if not found:
             note = f"absent: {self.manifest.name} - {self.manifest.how_to_get}"
             raise BenchmarkAbsentError(self._nothing_found(), note)
-        if reals is not None and not any(folder.names for folder in self._walk(reals).folders):
+        if reals is not None and not self._has_reals(reals):
             raise DataError(f"reals: no image in {reals}; give a folder of real images as reals=FOLDER")
         shared = self._shared(found, reals) if self.pair else {}
         groups = self.manifest.groups
@@ -276,10 +276,14 @@ class _Search:
             serving = [f"shared:{key}" for key, shared in self.manifest.shared_reals.items() if name in shared.serves]
             for group in [USER_REALS] if reals is not None else serving:
                 folder = self._shared_folder(group, reals)
-                if folder is not None and any(f.names for f in self._walk(folder).folders):
+                if folder is not None and self._has_reals(folder):
                     pairs[name] = group
                     break
         return pairs
+
+    def _has_reals(self, folder: Path) -> bool:
+        listed = self._walk(folder)
+        return any(f.names and label == REAL for f, label in zip(listed.folders, _labels_of_reals(listed), strict=True))
 
     def _shared_folder(self, group: str, reals: Path | None) -> Path | None:
         if group == USER_REALS:

@@ -79,9 +79,9 @@ def inspect_subsets(index: BenchmarkIndex) -> list[SubsetFiles]:
 def find_duplicates(index: BenchmarkIndex) -> list[tuple[str, str]]:
     """Find images that are both real and fake, to the byte: pairs of a real's and a fake's path.
 
-    Only files whose size occurs in both classes are read.
+    Only files whose size occurs in both classes are read; empty files, and what has no size, are no images.
     """
-    both = set(index.sizes[index.labels == REAL]) & set(index.sizes[index.labels == FAKE])
+    both = set(index.sizes[index.labels == REAL].tolist()) & set(index.sizes[index.labels == FAKE].tolist()) - {0, -1}
     by_content: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for image in np.flatnonzero(np.isin(index.sizes, sorted(both))):
         path = index.paths[image]

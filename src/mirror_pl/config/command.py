@@ -106,7 +106,7 @@ def check_overrides(overrides: Sequence[str], config_name: str) -> None:
     Raises:
         ConfigError: For a setting that does not exist, a value that needs quotes, or an unknown option of a group.
     """
-    if "=" not in "".join(overrides) or any(_OWN_CONFIGS.match(override) for override in overrides):
+    if any(_OWN_CONFIGS.match(override) for override in overrides):
         return
     defaults = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
     groups = [str(next(iter(entry))).split()[-1] for entry in defaults["defaults"] if isinstance(entry, dict)]
@@ -117,7 +117,7 @@ def check_overrides(overrides: Sequence[str], config_name: str) -> None:
         if override.startswith("-") or not equals:
             continue
         name = re.split(r"[./@]", key.lstrip("+~"))[0]
-        if name not in known and not name.startswith("local"):
+        if name not in known:
             raise ConfigError(f"{name}: there is no such setting.{nearest(name, known)} Known: {', '.join(known)}")
         try:
             parser.parse_override(override)
@@ -137,8 +137,6 @@ def check_choices(overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: With all options.
     """
-    if any(_OWN_CONFIGS.match(override) for override in overrides):
-        return
     for override in overrides:
         match = _CHOICE.match(override)
         if match is None or not (config_dir() / match["group"]).is_dir():

@@ -71,7 +71,9 @@ def run(cfg: DictConfig) -> None:
         print_plain(f"{manifest.title}: {found} in {index.data_root}", console)
         if is_embedded(settings.checkpoint):
             print_plain("The embedded detector has random weights: its numbers mean nothing.", console)
-    checkpoint = {"path": _absolute(settings.checkpoint), "sha256": _sha256(settings.checkpoint)} if folder else {}
+    # Before scoring: what is hashed is what was loaded.
+    weights = {"checkpoint": settings.checkpoint, "memory": settings.memory_path}
+    hashed = {key: {"path": _absolute(path), "sha256": _sha256(path)} for key, path in weights.items()} if folder else {}
     clock.lap("hash")
     predictions = evaluate(detector, data, trainer)
     clock.lap("score")
@@ -110,8 +112,7 @@ def run(cfg: DictConfig) -> None:
             **clock.facts(),
             "images": {"indexed": len(index), **counts},
             "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
-            "checkpoint": checkpoint,
-            "memory": {"path": _absolute(settings.memory_path), "sha256": _sha256(settings.memory_path)},
+            **hashed,
             "random_weights": is_embedded(settings.checkpoint),
             "detector": detector.config.to_dict(),
             "device": device_name(trainer.strategy.root_device),

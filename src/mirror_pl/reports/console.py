@@ -35,8 +35,9 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, compared: Seque
     if any(value is None for row in scores.rows for value in row.metrics.values()):
         print_plain("  -  undefined: the subset lacks a class with scored images, and is left out of that mean", console)
     for delta in compared:
-        line = f"published Bal_Acc {_percent(delta.published)} ({delta.source}), difference {100 * delta.difference:+.2f}"
-        print_plain(f"  {line}", console)
+        partial = "; subsets are missing or undefined here" if index.missing or scores.mean_is_partial else ""
+        difference = f"difference {100 * delta.difference:+.2f}{partial}"
+        print_plain(f"  published Bal_Acc {_percent(delta.published)} ({delta.source}), {difference}", console)
     unscored = sum(row.unscored for row in scores.rows)
     if unscored:
         fate = "were replaced by random others of their subset" if scores.compat == "published" else "are in no figure"
