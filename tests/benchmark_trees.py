@@ -6,7 +6,9 @@ A picture of a shared set of reals stands under "shared:NAME".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterable
+from io import BytesIO
 from pathlib import Path
 
 Picture = tuple[str, int, str]
@@ -96,6 +98,12 @@ def bfree_online() -> Tree:
     return real | {f"B-Free/FAKE/source{i}/img.jpg": ("ALL", 1, f"ALL/1/{i}") for i in range(N)}
 
 
+def aigi_now() -> Tree:
+    shards = {f"data/{i:06d}.tar/pixel/generator{i}": i for i in range(N)}
+    real = {f"AIGI-Now/{folder}/0_real/{i}.jpg": ("ALL", 0, f"ALL/0/{i}") for folder, i in shards.items()}
+    return real | {f"AIGI-Now/{folder}/1_fake/{i}.jpg": ("ALL", 1, f"ALL/1/{i}") for folder, i in shards.items()}
+
+
 OFFICIAL: dict[str, Callable[[], Tree]] = {
     "aigcdetect": aigcdetect,
     "genimage": genimage,
@@ -112,7 +120,7 @@ OFFICIAL: dict[str, Callable[[], Tree]] = {
     "bfree_online": bfree_online,
     "human_aigi": lambda: labelled("human_aigi_orig", same(HUMAN)),
     "human_aigi_hard": lambda: labelled("aigi_human", same(HUMAN)),
-    "aigi_now": lambda: labelled("AIGI-Now", {"ALL": "."}),
+    "aigi_now": aigi_now,
     "realchain": lambda: fakes("RealChain/ND", REALCHAIN) | shared("Real", "RealChain/ND/Real"),
     "realchain_cd": lambda: fakes("RealChain/CD", REALCHAIN) | shared("Real", "RealChain/CD/Real"),
 }
@@ -150,8 +158,28 @@ def published(name: str, folder: str) -> Tree:
 
 
 def write(root: Path, tree: Tree) -> Path:
+    """Write a tree; what stands below a name that ends in .tar becomes a member of that tar."""
+    shards: dict[Path, list[tuple[str, bytes]]] = {}
     for path, (_, _, picture) in tree.items():
+        parts = Path(path).parts
+        tar = next((i for i, part in enumerate(parts) if part.lower().endswith(".tar")), None)
+        if tar is not None:
+            shards.setdefault(root.joinpath(*parts[: tar + 1]), []).append(("/".join(parts[tar + 1 :]), picture.encode()))
+            continue
         file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(picture)
+    for file, members in shards.items():
+        write_shard(file, members)
     return root
+
+
+def write_shard(file: Path, members: Iterable[tuple[str, bytes]]) -> Path:
+    """Write a tar as webdataset does: files only, no entries for folders."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(file, "w") as shard:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            shard.addfile(info, BytesIO(content))
+    return file

@@ -13,7 +13,7 @@ import mirror_pl
 
 PACKAGE = Path(mirror_pl.__file__).parent
 COMMANDS = {"eval", "convert", "check_data"}
-SHARED = {"errors", "labels", "files", "provenance"}  # plain modules that know no room
+SHARED = {"errors", "labels", "files", "provenance", "sources"}  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.
 ALLOWED = {

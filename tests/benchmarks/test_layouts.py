@@ -29,7 +29,7 @@ def rows_of(found: BenchmarkIndex) -> list[tuple[str, int, str]]:
     """(subset, label, picture) of each row; the picture is what the file holds."""
     ids, subsets = found.rows()
     return [
-        (found.subsets[subset], int(found.labels[image]), (found.data_root / found.paths[image]).read_text())
+        (found.subsets[subset], int(found.labels[image]), found.source(image).read_bytes().decode())
         for image, subset in zip(ids, subsets, strict=True)
     ]
 

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from mirror_pl.images import UndecodableImageError, decode
+from mirror_pl.sources import ImageSource
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
 
@@ -30,6 +31,34 @@ def test_whole_files_are_not_marked(tmp_path: Path, format: str) -> None:
     assert decoded.flaw == ""
     assert decoded.image.mode == "RGB"
     assert decoded.image.size == (80, 64)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP", "WEBP"])
+def test_a_part_of_a_file_is_decoded_like_a_file(tmp_path: Path, format: str) -> None:
+    content = encoded(format)
+    (tmp_path / "x").write_bytes(content)
+    (tmp_path / "shard").write_bytes(b"before" + content + content[:-40] + b"no image")
+    whole = decode(tmp_path / "x")
+    part = decode(ImageSource(tmp_path / "shard", 6, len(content)))
+    assert np.array_equal(whole.image, part.image)
+    assert part.flaw == ""
+    (tmp_path / "x").write_bytes(content[:-40])
+    cut = ImageSource(tmp_path / "shard", 6 + len(content), len(content) - 40)
+    if format == "WEBP":  # Pillow decodes none of a cut one
+        for source in (tmp_path / "x", cut):
+            with pytest.raises(UndecodableImageError, match="OSError: could not create decoder object"):
+                decode(source)
+    else:
+        assert np.array_equal(decode(tmp_path / "x").image, decode(cut).image)
+        assert decode(tmp_path / "x").flaw == decode(cut).flaw != ""
+    for source, reason in [
+        (ImageSource(tmp_path / "shard", 0, 0), "an empty file"),
+        (ImageSource(tmp_path / "shard", (tmp_path / "shard").stat().st_size - 8, 8), "cannot identify the file"),
+        (ImageSource(tmp_path / "shard", 6, 10**6), "shard ends"),
+        (ImageSource(tmp_path / "gone", 6, 10), "No such file"),
+    ]:
+        with pytest.raises(UndecodableImageError, match=reason):
+            decode(source)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "BMP"])

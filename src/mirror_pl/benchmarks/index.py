@@ -11,11 +11,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mirror_pl.benchmarks.folder import Folder
 from mirror_pl.benchmarks.manifest import USER_REALS, Layout, Manifest
-from mirror_pl.benchmarks.walk import Folder, Walk, find_folder
+from mirror_pl.benchmarks.walk import Walk, find_folder
 from mirror_pl.benchmarks.walk_cache import cached_walk
 from mirror_pl.errors import BenchmarkAbsentError, DataError, name_list
 from mirror_pl.labels import REAL
+from mirror_pl.sources import ImageSource
 
 Integer = TypeVar("Integer", np.int8, np.int32)
 
@@ -46,11 +48,15 @@ class BenchmarkIndex:
         manifest: The benchmark.
         data_root: Folder that `paths` are relative to.
         paths: One an image, with forward slashes; absolute for reals that a user named elsewhere. An image's id is its
-            position here.
+            position here. For one in a tar shard: the tar's path, a slash, and the path in the tar; `source` says where its
+            bytes are.
         labels: ``(S,)`` int8, 0 real and 1 fake.
         group_ids: ``(S,)`` int32, position in the manifest's groups: a subset, or a set of shared reals.
         sizes: ``(S,)`` int64, bytes; -1 where a file's size cannot be read.
         mtimes: ``(S,)`` int64, ns since the epoch; -1 where it cannot be read.
+        shards: Paths of the tar shards that `shard_ids` point into.
+        shard_ids: ``(S,)`` int32: the tar shard that an image lies in; -1 for a file of its own.
+        offsets: ``(S,)`` int64: where an image begins in its shard, in bytes; -1 for a file of its own.
         class_names: Names that `class_ids` point into, sorted; "" for none.
         class_ids: ``(S,)`` int32: the folder between its subset and its label's folder that an image lies in, as in
             ``progan/horse/0_real``.
@@ -68,6 +74,9 @@ class BenchmarkIndex:
     group_ids: NDArray[np.int32]
     sizes: NDArray[np.int64]
     mtimes: NDArray[np.int64]
+    shards: tuple[str, ...]
+    shard_ids: NDArray[np.int32]
+    offsets: NDArray[np.int64]
     class_names: tuple[str, ...]
     class_ids: NDArray[np.int32]
     layouts: Mapping[str, str]
@@ -88,6 +97,13 @@ class BenchmarkIndex:
     def all_subsets(self) -> tuple[str, ...]:
         """Subsets with and without samples, in the manifest's order."""
         return tuple(name for name in self.manifest.subsets if name in self.layouts or name in self.missing)
+
+    def source(self, image: int) -> ImageSource:
+        """Say where an image's bytes are, by its id."""
+        shard = self.shard_ids[image]
+        if shard < 0:
+            return ImageSource(self.data_root / self.paths[image])
+        return ImageSource(self.data_root / self.shards[shard], int(self.offsets[image]), int(self.sizes[image]))
 
     def members(self) -> NDArray[np.bool_]:
         """Return ``(subsets, groups)``: whether the images of a group count in a subset."""
@@ -174,6 +190,8 @@ class _Column:
     class_name: str
     sizes: list[int]
     mtimes: list[int]
+    shard: str
+    offsets: list[int]
 
 
 class _Search:
@@ -186,7 +204,7 @@ class _Search:
         self.pair = pair
         self.cache = cache
         self.skip = {name.lower() for name in manifest.skip}
-        self.walks: dict[Path, Walk] = {}
+        self.walks: dict[tuple[Path, bool], Walk] = {}
         self.passed_over = PassedOver()
         self.unreadable: dict[str, str] = {}
         self.columns: list[_Column] = []
@@ -208,6 +226,9 @@ class _Search:
                 listed = self._walk(folder)
                 self._add(groups.index(group), listed, _labels_of_reals(listed), None)
         classes = tuple(sorted({column.class_name for column in self.columns}))
+        shards = {"": -1} | {
+            shard: number for number, shard in enumerate(dict.fromkeys(c.shard for c in self.columns if c.shard))
+        }
         return BenchmarkIndex(
             manifest=self.manifest,
             data_root=self.data_root,
@@ -216,6 +237,9 @@ class _Search:
             group_ids=_column(((column.group, len(column.paths)) for column in self.columns), np.int32),
             sizes=np.concatenate([np.array(column.sizes, np.int64) for column in self.columns]),
             mtimes=np.concatenate([np.array(column.mtimes, np.int64) for column in self.columns]),
+            shards=tuple(shards)[1:],
+            shard_ids=_column(((shards[column.shard], len(column.paths)) for column in self.columns), np.int32),
+            offsets=np.concatenate([np.array(column.offsets, np.int64) for column in self.columns]),
             class_names=classes,
             class_ids=_column(((classes.index(c.class_name), len(c.paths)) for c in self.columns), np.int32),
             layouts={name: subset.layout_name for name, subset in found.items()},
@@ -249,7 +273,7 @@ class _Search:
         """Find a subset in one layout; None where that has no image of it."""
         layout = self.manifest.layouts[layout_name]
         for folder in self._candidates(name, layout):
-            listed = self._walk(folder)
+            listed = self._walk(folder, layout.shards)
             found = _Found(layout_name, layout, listed, _labels(listed, layout))
             if found.images:
                 return found
@@ -262,10 +286,10 @@ class _Search:
                 if path is not None:
                     yield path
 
-    def _walk(self, path: Path) -> Walk:
-        if path not in self.walks:
-            self.walks[path] = cached_walk(path, self.suffixes, self.skip, self.cache)
-        return self.walks[path]
+    def _walk(self, path: Path, shards: bool = False) -> Walk:
+        if (path, shards) not in self.walks:
+            self.walks[path, shards] = cached_walk(path, self.suffixes, self.skip, self.cache, shards)
+        return self.walks[path, shards]
 
     def _shared(self, found: Mapping[str, _Found], reals: Path | None) -> dict[str, str]:
         """Return which group of shared reals serves which subset that has no reals of its own."""
@@ -304,7 +328,9 @@ class _Search:
                 start = f"{prefix}/" if prefix else ""
                 paths = [start + name for name in folder.names]
                 class_name = "" if layout is None else _class_of(folder, layout)
-                self.columns.append(_Column(paths, group, label, class_name, folder.sizes, folder.mtimes))
+                shard = _join(base, folder.shard) if folder.shard else ""
+                offsets = folder.offsets or [-1] * len(paths)
+                self.columns.append(_Column(paths, group, label, class_name, folder.sizes, folder.mtimes, shard, offsets))
             elif layout is not None:
                 for name in folder.names:
                     self.passed_over.add(f"no folder {' or '.join(layout.labels)} above", _join(prefix, name))
@@ -314,9 +340,9 @@ class _Search:
         return path.relative_to(self.data_root).as_posix() if inside else path.absolute().as_posix()
 
     def _why_missing(self, name: str, main: str) -> str:
-        for layout in self.manifest.layouts.values():
+        for layout in sorted(self.manifest.layouts.values(), key=lambda layout: not layout.shards):  # what sees most
             for path in self._candidates(name, layout):
-                listed = self._walk(path)
+                listed = self._walk(path, layout.shards)
                 self._add(0, listed, [None] * len(listed.folders), layout)
                 return f"no image in a folder {' or '.join(layout.labels)} below {path}"
         layout = self.manifest.layouts[main]
@@ -331,6 +357,7 @@ class _Search:
         here = [base for base in layout.folders if find_folder(self.data_root, base)]
         if here:
             seen = f" Passed over: {self.passed_over.counts}." if self.passed_over.counts else ""
+            seen += "".join(f" Unreadable: {path}: {reason}." for path, reason in self.unreadable.items())
             return (
                 f"{self.manifest.title}: none of its {len(layout.subsets)} subsets has an image in "
                 f"{self.data_root / here[0]}.{seen} {expected}"

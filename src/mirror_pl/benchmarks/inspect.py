@@ -86,7 +86,7 @@ def find_duplicates(index: BenchmarkIndex) -> list[tuple[str, str]]:
     for image in np.flatnonzero(np.isin(index.sizes, sorted(both))):
         path = index.paths[image]
         try:
-            digest = hashlib.sha256((index.data_root / path).read_bytes()).hexdigest()
+            digest = hashlib.sha256(index.source(int(image)).read_bytes()).hexdigest()
         except OSError:  # found undecodable elsewhere
             continue
         by_content[digest][index.labels[image]].append(path)

@@ -30,12 +30,15 @@ class Layout:
             In YAML, null leaves a subset out of this layout.
         labels: Label of each folder name that decides one, at any depth below a subset; the innermost decides.
         bare: Label of the images of a subset that has no such folder at all; None passes them over.
+        shards: Whether the images may lie in tar shards; each tar is then a folder, and the paths of its keys are folders in
+            it.
     """
 
     folders: tuple[str, ...]
     subsets: Mapping[str, tuple[str, ...]]
     labels: Mapping[str, int] = field(default_factory=lambda: {"0_real": REAL, "1_fake": FAKE})
     bare: int | None = None
+    shards: bool = False
 
     def draw(self, data_root: str) -> str:
         """Draw the expected tree, for an error message."""
@@ -43,6 +46,8 @@ class Layout:
         images = "**/{" + ",".join(self.labels) + "}/*"
         if self.bare is not None:
             images = "*" if set(self.labels) == {"0_real", "1_fake"} else f"{images} or *"
+        if self.shards:
+            images = f"**/*.tar with {images} in them"
         for folders in self.subsets.values():
             lines.append(f"    {'' if folders[0] == '.' else folders[0] + '/'}{images}")
         return "\n".join(lines)
@@ -149,7 +154,7 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
 
 
 def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> Layout:
-    _check_keys(values, Layout, where, ("subsets", "labels", "bare"))
+    _check_keys(values, Layout, where, ("subsets", "labels", "bare", "shards"))
     subsets = values.get("subsets", {})
     if isinstance(subsets, list | tuple):  # this layout has subsets of its own, in folders of the same name
         subsets, names = {}, _strings(subsets, f"{where}, subsets")
@@ -163,12 +168,15 @@ def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str)
     places = {name: subsets.get(name, "." if name == WHOLE else name) for name in names}
     folders = {name: _strings(place, where) for name, place in places.items() if place is not None}
     labels = values.get("labels", {"0_real": "real", "1_fake": "fake"})
-    bare = values.get("bare")
+    bare, shards = values.get("bare"), values.get("shards", False)
+    if not isinstance(shards, bool):
+        raise ConfigError(f"{where}: shards must be true or false, got {shards!r}")
     return Layout(
         folders=_strings(values["folders"], f"{where}, folders"),
         subsets=folders,
         labels={str(name): _label(label, where) for name, label in labels.items()},
         bare=None if bare is None else _label(bare, where),
+        shards=shards,
     )
 
 

@@ -7,24 +7,8 @@ from collections.abc import Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
-@dataclass(frozen=True)
-class Folder:
-    """One folder's images, in the order of their names.
-
-    Attributes:
-        parts: Names of the folders from where the walk began down to this one.
-        names: File names of images, as far as their suffix tells.
-        sizes: Bytes; -1 where it cannot be read.
-        mtimes: Time of last change in ns; -1 where it cannot be read.
-        others: Names of files with other suffixes.
-    """
-
-    parts: tuple[str, ...]
-    names: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    mtimes: list[int] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
+from mirror_pl.benchmarks.folder import Folder, suffix_of
+from mirror_pl.benchmarks.shards import SHARD_SUFFIX, list_shard
 
 
 @dataclass
@@ -35,8 +19,8 @@ class Walk:
         path: Where the walk began.
         folders: Each folder below it that holds a file, itself included; parents before children.
         unreadable: Why a folder could not be listed, by its names below `path` joined by slashes.
-        directories: Time of last change, in ns, of every folder that was listed, by its names below `path` joined by
-            slashes, as it was before the listing.
+        directories: Time of last change, in ns, of every folder and shard that was listed, by its names below `path` joined
+            by slashes, as it was before the listing.
     """
 
     path: Path
@@ -45,7 +29,7 @@ class Walk:
     directories: dict[str, int] = field(default_factory=dict)
 
 
-def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset()) -> Walk:
+def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset(), shards: bool = False) -> Walk:
     """List the images below `path`.
 
     Symbolic links are followed, but not to a folder above the link. A folder named like an image is both: a sample, which
@@ -55,15 +39,11 @@ def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset()) -> Walk:
         path: An existing folder.
         suffixes: Suffixes of images, lower case, with the dot.
         skip: Names of folders not entered, lower case.
+        shards: Look into tar files too, as into folders; otherwise they are files like any other.
     """
     result = Walk(path)
-    _walk(str(path), (), (), suffixes, skip, result)
+    _walk(str(path), (), (), suffixes, skip, shards, result)
     return result
-
-
-def _suffix(name: str) -> str:
-    dot = name.rfind(".")
-    return name[dot:].lower() if dot > 0 else ""
 
 
 def folder_mtime(path: Path) -> int:
@@ -80,6 +60,7 @@ def _walk(
     above: tuple[tuple[int, int], ...],
     suffixes: Set[str],
     skip: Set[str],
+    shards: bool,
     result: Walk,
 ) -> None:
     try:
@@ -95,9 +76,11 @@ def _walk(
         return
     folder = Folder(parts)
     inner: list[str] = []
+    tars: list[str] = []
     for entry in ordered:
         name = entry.name
-        is_image = _suffix(name) in suffixes
+        suffix = suffix_of(name)
+        is_image = suffix in suffixes
         try:
             is_folder = entry.is_dir()
         except OSError as error:  # a link to itself, or into a folder that may not be searched
@@ -116,12 +99,21 @@ def _walk(
                 folder.sizes.append(-1)
                 folder.mtimes.append(-1)
             folder.names.append(name)
+        elif shards and suffix == SHARD_SUFFIX and not is_folder:
+            tars.append(name)
         elif not is_folder:
             folder.others.append(name)
     if folder.names or folder.others:
         result.folders.append(folder)
+    for name in tars:
+        shard = (*parts, name)
+        try:
+            result.directories["/".join(shard)] = folder_mtime(Path(path, name))
+            result.folders.extend(list_shard(Path(path, name), shard, suffixes, skip))
+        except OSError as error:
+            result.unreadable["/".join(shard)] = error.strerror or str(error)
     for name in inner:
-        _walk(os.path.join(path, name), (*parts, name), (*above, here), suffixes, skip, result)
+        _walk(os.path.join(path, name), (*parts, name), (*above, here), suffixes, skip, shards, result)
 
 
 def find_folder(root: Path, relative: str) -> Path | None:

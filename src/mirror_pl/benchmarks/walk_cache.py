@@ -17,16 +17,17 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.walk import Folder, Walk, folder_mtime, walk
+from mirror_pl.benchmarks.folder import Folder
+from mirror_pl.benchmarks.walk import Walk, folder_mtime, walk
 from mirror_pl.errors import OutputError
 from mirror_pl.files import whole_file
 
 RACY_NS = 2_000_000_000
 """A folder that changed this shortly before it was listed may change again without a new time; it is not trusted."""
-FORMAT = "1"
+FORMAT = "2"
 
 
-def cached_walk(path: Path, suffixes: Set[str], skip: Set[str], cache: Path | None) -> Walk:
+def cached_walk(path: Path, suffixes: Set[str], skip: Set[str], cache: Path | None, shards: bool = False) -> Walk:
     """List the images below `path` as `walk` does, from `cache` where that is still true.
 
     Args:
@@ -34,16 +35,17 @@ def cached_walk(path: Path, suffixes: Set[str], skip: Set[str], cache: Path | No
         suffixes: Suffixes of images, lower case, with the dot.
         skip: Names of folders not entered, lower case.
         cache: Folder to keep walks in; None keeps none. One that cannot be written is no error.
+        shards: Look into tar files too, as into folders.
     """
     if cache is None:
-        return walk(path, suffixes, skip)
-    key = "\0".join([FORMAT, str(path.resolve()), *sorted(suffixes), "", *sorted(skip)])
+        return walk(path, suffixes, skip, shards)
+    key = "\0".join([FORMAT, str(path.resolve()), *sorted(suffixes), "", *sorted(skip), "", str(shards)])
     file = cache / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"
     kept = _read(file, path)
     if kept is not None:
         return kept
     started = time.time_ns()
-    result = walk(path, suffixes, skip)
+    result = walk(path, suffixes, skip, shards)
     if not result.unreadable and all(mtime < started - RACY_NS for mtime in result.directories.values()):
         with suppress(OutputError, OSError):
             cache.mkdir(parents=True, exist_ok=True)
@@ -61,6 +63,8 @@ def _write(file: Path, result: Walk) -> None:
         "names": _join(name for folder in folders for name in folder.names),
         "others": _join(name for folder in folders for name in folder.others),
         "sizes": np.array([size for folder in folders for size in folder.sizes], np.int64),
+        "shards": _join(folder.shard for folder in folders),
+        "offsets": np.array([offset for folder in folders for offset in folder.offsets], np.int64),
         "mtimes": np.array([mtime for folder in folders for mtime in folder.mtimes], np.int64),
     }
     with whole_file(file) as temporary, temporary.open("wb") as opened:
@@ -78,15 +82,22 @@ def _read(file: Path, path: Path) -> Walk | None:
             return None
         images, others = iter(_split(kept["names"])), iter(_split(kept["others"]))
         sizes, mtimes = kept["sizes"].tolist(), kept["mtimes"].tolist()
+        offsets, offset_start = kept["offsets"].tolist(), 0
         folders, start = [], 0
-        for name, (image_count, other_count) in zip(_split(kept["folders"]), kept["counts"].tolist(), strict=True):
-            stop = start + image_count
-            parts = tuple(name.split("/")) if name else ()
+        every = zip(_split(kept["folders"]), kept["counts"].tolist(), _split(kept["shards"]), strict=True)
+        for name, (image_count, other_count), shard in every:
             folder = Folder(
-                parts, _take(images, image_count), sizes[start:stop], mtimes[start:stop], _take(others, other_count)
+                parts=tuple(name.split("/")) if name else (),
+                names=_take(images, image_count),
+                sizes=sizes[start : start + image_count],
+                mtimes=mtimes[start : start + image_count],
+                others=_take(others, other_count),
+                shard=shard,
+                offsets=offsets[offset_start : offset_start + image_count] if shard else [],
             )
             folders.append(folder)
-            start = stop
+            start += image_count
+            offset_start += len(folder.offsets)
         return Walk(path, folders, {}, directories)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

@@ -27,7 +27,7 @@ class BenchmarkDataset(Dataset[Sample]):
         path = self.index.paths[sample_id]
         label, group = int(self.index.labels[sample_id]), int(self.index.group_ids[sample_id])
         try:
-            decoded = decode(self.index.data_root / path)
+            decoded = decode(self.index.source(sample_id))
         except UndecodableImageError as error:
             return Sample(sample_id, label, group, Status.UNDECODABLE, None, str(error))
         pixels = preprocess(decoded.image, PurePosixPath(path).suffix, self.spec)

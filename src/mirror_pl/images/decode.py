@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from mirror_pl.sources import ImageSource
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 """Suffixes the published protocol reads, in lower case; the case of a file's own suffix does not matter."""
@@ -31,8 +34,8 @@ class UndecodableImageError(Exception):
     """The file holds no image that can be read; the message is the reason, in one line."""
 
 
-def decode(path: Path) -> DecodedImage:
-    """Decode an image file to RGB, as the published code does: EXIF orientation not applied, alpha dropped.
+def decode(source: Path | ImageSource) -> DecodedImage:
+    """Decode an image to RGB, as the published code does: EXIF orientation not applied, alpha dropped.
 
     A file that is damaged or ends early is decoded as far as it goes, and marked. The format is told by the content; formats
     that Pillow hands to another program (EPS to Ghostscript) are not read.
@@ -41,37 +44,51 @@ def decode(path: Path) -> DecodedImage:
         UndecodableImageError: If the file is empty, no image, a folder, unreadable, or over Pillow's limit on pixels
             (``2 * PIL.Image.MAX_IMAGE_PIXELS``).
     """
+    if isinstance(source, Path):
+        source = ImageSource(source)
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UndecodableImageError("a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
-            raise UndecodableImageError("a pipe or device, not a file")
-        if status.st_size == 0:
-            raise UndecodableImageError("an empty file")
+        content = _encoded(source)
         try:
-            return DecodedImage(_to_rgb(path), flaw="")
+            return DecodedImage(_to_rgb(content), flaw="")
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # Pillow's plugins raise almost anything on malformed input
             with _truncated_files_allowed():
-                return DecodedImage(_to_rgb(path), flaw=_one_line(error, path))
+                return DecodedImage(_to_rgb(content), flaw=_one_line(error))
     except UndecodableImageError:
         raise
     except Exception as error:
-        raise UndecodableImageError(_one_line(error, path)) from error
+        raise UndecodableImageError(_one_line(error)) from error
 
 
-def _one_line(error: Exception, path: Path) -> str:
-    reason = (
-        " ".join(str(error).split()).replace(f"image file {str(path)!r}", "the file").replace(repr(str(path)), "the file")
-        or "no message"
-    )
+def _encoded(source: ImageSource) -> Path | BytesIO:
+    """Return what Pillow opens: the file itself, or the part of it that is the image."""
+    if source.offset is not None:
+        if source.size == 0:
+            raise UndecodableImageError("an empty file")
+        return BytesIO(source.read_bytes())
+    status = source.path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise UndecodableImageError("a folder, not a file")
+    if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
+        raise UndecodableImageError("a pipe or device, not a file")
+    if status.st_size == 0:
+        raise UndecodableImageError("an empty file")
+    return source.path
+
+
+def _one_line(error: Exception) -> str:
+    """Say what went wrong without naming the file, which stands beside it wherever this is shown."""
+    reason = " ".join(str(error).split()) or "no message"
+    if isinstance(error, UnidentifiedImageError):
+        reason = "cannot identify the file"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
     return f"{type(error).__name__}: {reason}"
 
 
-def _to_rgb(path: Path) -> Image.Image:
-    with Image.open(path, formats=_formats()) as image:
+def _to_rgb(content: Path | BytesIO) -> Image.Image:
+    with Image.open(content, formats=_formats()) as image:
         return image.convert("RGB")
 
 

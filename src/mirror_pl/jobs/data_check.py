@@ -19,6 +19,7 @@ from mirror_pl.files import printable, write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.data_check import DataCheck, print_check
+from mirror_pl.sources import ImageSource
 
 NOT_LOOKED_FOR = ("demo", "folder")
 """Options of ``benchmark=`` that are no public benchmark."""
@@ -69,16 +70,16 @@ def run(cfg: DictConfig) -> None:
 
 def _undecodable(index: BenchmarkIndex, console: Console) -> dict[str, str]:
     """Decode every image, in parallel, and return the reason of each that cannot be."""
-    paths = [str(index.data_root / path) for path in index.paths]
+    sources = [index.source(image) for image in range(len(index))]
     with ProcessPoolExecutor() as processes:
-        reasons = processes.map(_reason, paths, chunksize=16)
-        watched = track(reasons, f"Decoding {index.manifest.title}", total=len(paths), console=console)
+        reasons = processes.map(_reason, sources, chunksize=16)
+        watched = track(reasons, f"Decoding {index.manifest.title}", total=len(sources), console=console)
         return {printable(path): reason for path, reason in zip(index.paths, watched, strict=True) if reason is not None}
 
 
-def _reason(path: str) -> str | None:
+def _reason(source: ImageSource) -> str | None:
     try:
-        decode(Path(path))
+        decode(source)
     except UndecodableImageError as error:
         return str(error)
     return None
