@@ -64,7 +64,7 @@ def test_published_size() -> None:
 def test_the_accelerators_path_equals_the_cpus(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(sys.modules[pool.__module__], "CHUNK_LOGITS", chunk)
     queries, keys, values = sample(3, 2, 7, 4, 50)
-    sums, max_weight, entropy = _pool_torch(queries * 4**-0.5, keys, 5)
+    sums, max_weight, entropy = _pool_torch(queries, keys, 5)
     cpu = pool(queries, keys, values, 5)
     torch.testing.assert_close(max_weight, cpu.max_weight, **TOLERANCE)
     torch.testing.assert_close(entropy, cpu.entropy, **TOLERANCE)

@@ -39,12 +39,14 @@ class PooledEvidence(NamedTuple):
 
 
 def check_shapes(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> None:
-    """Raise ValueError unless queries are ``(B, H, N, d)``, keys and values ``(H, K, d)`` and ``1 <= top_k <= K``."""
+    """Raise ValueError unless queries are ``(B, H, N, d)``, keys and values ``(H, K, d)`` ``N >= 1`` and ``1 <= top_k <= K``."""
     if queries.ndim != 4 or keys.ndim != 3 or queries.shape[1] != keys.shape[0] or queries.shape[3] != keys.shape[2]:
         raise ValueError(
             f"queries must be (B, H, N, d) and keys (H, K, d), got {tuple(queries.shape)} and {tuple(keys.shape)}"
         )
     if keys.shape != values.shape:
         raise ValueError(f"keys and values must have one shape, got {tuple(keys.shape)} and {tuple(values.shape)}")
+    if queries.shape[2] == 0:
+        raise ValueError("queries must hold at least one token")
     if not 1 <= top_k <= keys.shape[1]:
         raise ValueError(f"top_k must be between 1 and the {keys.shape[1]} slots of the bank, got {top_k}")
