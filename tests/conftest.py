@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 
+import torch
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from golden_set import ALL, SMALL, GoldenSet
 from hydra.core.global_hydra import GlobalHydra
 

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mirror_pl.retrieval import PooledEvidence, TokenEvidence, dense, expand, pool
-from mirror_pl.retrieval.pool import _pool_torch
+from mirror_pl.retrieval import PooledEvidence, TokenEvidence, chunked, dense, expand, pool
 
 
 def sample(batch: int, heads: int, tokens: int, width: int, slots: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
@@ -61,14 +60,14 @@ def test_published_size() -> None:
 
 
 @pytest.mark.parametrize("chunk", [1, 2 * 7 * 50, 2**25])
-def test_the_accelerators_path_equals_the_cpus(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
-    monkeypatch.setattr(sys.modules[pool.__module__], "CHUNK_LOGITS", chunk)
-    queries, keys, values = sample(3, 2, 7, 4, 50)
-    sums, max_weight, entropy = _pool_torch(queries, keys, 5)
-    cpu = pool(queries, keys, values, 5)
-    torch.testing.assert_close(max_weight, cpu.max_weight, **TOLERANCE)
-    torch.testing.assert_close(entropy, cpu.entropy, **TOLERANCE)
-    torch.testing.assert_close((sums[:, :, None] / 7 @ values).flatten(1), cpu.attended, **TOLERANCE)
+def test_the_chunked_path_equals_the_cpus(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(chunked, "CHUNK_LOGITS", chunk)
+    monkeypatch.setattr(chunked, "_best_columns", lambda logits, k: logits.topk(k, sorted=False).indices)
+    tensors = sample(3, 2, 7, 4, 50)
+    cpu = pool(*tensors, 5)
+    monkeypatch.setattr(sys.modules[pool.__module__], "pool_cpu", chunked.pool_chunked)
+    for got, want in zip(pool(*tensors, 5), cpu, strict=True):
+        torch.testing.assert_close(got, want, **TOLERANCE)
 
 
 def test_ties_any_valid_choice_gives_the_same_evidence() -> None:

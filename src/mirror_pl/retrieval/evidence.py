@@ -39,7 +39,7 @@ class PooledEvidence(NamedTuple):
 
 
 def check_shapes(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> None:
-    """Raise ValueError unless queries are ``(B, H, N, d)``, keys and values ``(H, K, d)`` ``N >= 1`` and ``1 <= top_k <= K``."""
+    """Raise ValueError unless queries are ``(B, H, N >= 1, d)``, keys and values ``(H, K, d)``, and ``1 <= top_k <= K``."""
     if queries.ndim != 4 or keys.ndim != 3 or queries.shape[1] != keys.shape[0] or queries.shape[3] != keys.shape[2]:
         raise ValueError(
             f"queries must be (B, H, N, d) and keys (H, K, d), got {tuple(queries.shape)} and {tuple(keys.shape)}"

@@ -10,18 +10,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mirror_pl.retrieval.evidence import ENTROPY_EPS, PooledEvidence, check_shapes
-from mirror_pl.retrieval.expand import entropy, sparse_softmax
+from mirror_pl.retrieval.chunked import pool_chunked
+from mirror_pl.retrieval.evidence import PooledEvidence, check_shapes
+from mirror_pl.retrieval.fused import pool_fused, serves
 from mirror_pl.retrieval.pool_cpu import pool_cpu
-
-CHUNK_LOGITS = 2**25
-"""Logits of one head held at a time on an accelerator (128 MiB in float32): 40 images of the published size."""
 
 
 def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvidence:
     """Attend to the `top_k` best slots of each row and average over tokens (and, for the evidence, heads).
 
-    Equal to the means of `expand` to float tolerance. On a CPU without gradients `pool_cpu` serves, elsewhere torch in chunks.
+    Equal to the means of `expand` to float tolerance. Without gradients there is a way of its own for a CPU (`pool_cpu`),
+    and one for CUDA with Triton (`fused`); else torch works in chunks (`chunked`).
 
     Args:
         queries: ``(B, H, N, d)``, float32 or float64.
@@ -32,37 +31,19 @@ def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvi
     Raises:
         ValueError: If the shapes do not fit together.
 
-    Memory: O(H x N x K) on a CPU, O(`CHUNK_LOGITS`) elsewhere, besides the result, whatever the batch.
+    Memory: O(H x N x K) on a CPU, O(`chunked.CHUNK_LOGITS`) elsewhere, besides the result, whatever the batch.
     """
     check_shapes(queries, keys, values, top_k)
     if len(queries) == 0:
         empty = queries.new_zeros(0)
         return PooledEvidence(queries.new_zeros(0, queries.shape[1] * queries.shape[3]), empty, empty)
     wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (queries, keys, values))
-    if queries.device.type == "cpu" and not wants_grad:
-        column_sums, max_weight, row_entropy = pool_cpu(queries, keys, top_k)
+    if wants_grad:
+        way = pool_chunked
+    elif queries.device.type == "cpu":
+        way = pool_cpu
     else:
-        column_sums, max_weight, row_entropy = _pool_torch(queries, keys, top_k)
+        way = pool_fused if serves(queries, top_k) else pool_chunked
+    column_sums, max_weight, row_entropy = way(queries, keys, top_k)
     attended = torch.einsum("bhk,hkd->bhd", column_sums / queries.shape[2], values)
     return PooledEvidence(attended.flatten(1), max_weight, row_entropy)
-
-
-def _pool_torch(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return column sums ``(B, H, K)``, mean largest weight ``(B,)`` and mean entropy ``(B,)``; differentiable."""
-    tokens, width, slots = queries.shape[2], queries.shape[3], keys.shape[1]
-    images = max(1, CHUNK_LOGITS // (tokens * slots))
-    sums, max_weight, row_entropy = [], [], []
-    for chunk in queries.split(images):
-        by_head = []
-        for of_head, head_keys in zip((chunk * width**-0.5).unbind(dim=1), keys, strict=True):
-            logits = of_head.flatten(0, 1) @ head_keys.T
-            weights, columns = sparse_softmax(logits, top_k)
-            # Scattered and summed rather than added at an index: the order of additions, and so the result, is fixed.
-            by_image = torch.zeros_like(logits).scatter_(1, columns, weights).unflatten(0, (-1, tokens))
-            means = (part.view(-1, tokens).mean(dim=1) for part in (weights[:, 0], entropy(weights)))
-            by_head.append((by_image.sum(dim=1), *means))
-        chunk_sums, chunk_max, chunk_entropy = (torch.stack(part, dim=1) for part in zip(*by_head, strict=True))
-        sums.append(chunk_sums)
-        max_weight.append(chunk_max.mean(dim=1))
-        row_entropy.append(chunk_entropy.mean(dim=1))
-    return torch.cat(sums), torch.cat(max_weight), torch.cat(row_entropy)

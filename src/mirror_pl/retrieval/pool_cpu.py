@@ -22,7 +22,8 @@ def pool_cpu(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor,
         top_k: Slots kept in each row.
 
     Returns:
-        Sums over tokens of the weights of each slot ``(B, H, K)``, mean largest weight ``(B,)``, mean entropy ``(B,)`` in nats.
+        Sums over tokens of the weights of each slot ``(B, H, K)``, mean largest weight ``(B,)``, mean entropy ``(B,)`` in
+        nats.
 
     Memory: O(H x N x K), whatever the batch.
     """
@@ -60,4 +61,4 @@ def _pool_rows(logits: NDArray[np.floating], top_k: int) -> tuple[NDArray[np.flo
     weights /= weights.sum(axis=1, keepdims=True)
     sums = np.bincount(columns.ravel(), weights=weights.ravel(), minlength=logits.shape[1])
     row_entropy = -(weights * np.log(weights + ENTROPY_EPS)).sum(axis=1)
-    return sums, float(weights.max(axis=1).mean()), float(row_entropy.mean())
+    return sums.astype(np.float64, copy=False), float(weights.max(axis=1).mean()), float(row_entropy.mean())

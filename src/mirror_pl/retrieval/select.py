@@ -1,7 +1,7 @@
 """Which slots of each row are kept: the top-k of a matrix of logits, on a CPU, without sorting it.
 
 `torch.topk` orders every row, and even numpy's SIMD partition reads and moves each logit several times. Most of them can be
-ruled out by one pass: split a row's columns into groups, keep each group's maximum; then the k-th largest of the maxima is at
+ruled out by one pass: split a row's columns into groups and keep each group's maximum. The k-th largest of the maxima is at
 most the k-th largest logit, since k different columns reach it. With eight columns a group it leaves about 1.1 k candidates
 of random logits, and only those are partitioned.
 """
