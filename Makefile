@@ -49,8 +49,7 @@ format: install  ## put the code into shape
 	$(BIN)/ruff check --fix .
 
 bench: install  ## measure speed and memory
-	$(BIN)/python bench/retrieval.py
-	$(BIN)/python bench/index.py
+	$(BIN)/python bench
 
 clean:  ## remove environments and caches; results and weights stay
 	rm -rf $(VENV) $(VENV)-transformers-4 dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,67 +1,95 @@
-"""The memory bank against a plain dense module: seconds a batch, and peak resident memory beyond weights and tokens.
+"""The memory bank and the head against a plain dense module: seconds a batch, and peak memory beyond weights and tokens.
 
 The yardstick attends as its definition says, holding (B, H, N, K) tensors; once with the bank's keys and values projected
 anew for every image, as published code does, and once with them projected a batch. Needs torch and numpy only.
 
-    python bench/retrieval.py [--repeats 5] [--speed-batch 4] [--memory-batch 32]
+    python bench/retrieval.py [--repeats 5] [--batch 4] [--memory-batch 32]
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from paired import best_device, describe, matrix_ceiling, seconds_of
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
-from mirror_pl.detectors.config import MemoryBankConfig
+from mirror_pl.detectors.config import HeadConfig, MemoryBankConfig
+from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
 from mirror_pl.retrieval import ENTROPY_EPS
+from mirror_pl.retrieval.chunked import pool_chunked
 
 TOKENS, WIDTH = 200, 1280
+OWN = "memory bank and head"
 
 
-def make_bank() -> MemoryBank:
-    """The published size, with random weights; orthogonal initialisation would take longer than the measurement."""
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        bank = MemoryBank(WIDTH, MemoryBankConfig())
-    bank = bank.to_empty(device="cpu").eval()
-    for parameter in bank.parameters():
-        torch.nn.init.normal_(parameter, std=WIDTH**-0.5)
-    return bank
+class BankAndHead(nn.Module):
+    """The published size with random weights; orthogonal initialisation would take longer than the measurement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        with torch.device("meta"):
+            self.bank = MemoryBank(WIDTH, MemoryBankConfig())
+            self.head = DualBranchHead(WIDTH, HeadConfig())
+        self.to_empty(device="cpu")
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=WIDTH**-0.5)
+        self.eval()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.decide(tokens, self.bank(tokens))
+
+    def decide(self, tokens: Tensor, evidence: BankEvidence) -> Tensor:
+        perplexity = torch.stack([evidence.max_weight, evidence.entropy], dim=-1)
+        return self.head(perplexity, evidence.mean_residual, tokens[:, 0])
+
+    def dense(self, tokens: Tensor, project_per_image: bool) -> Tensor:
+        """The same logits, by plain dense tensors."""
+        bank = self.bank
+        memory = bank.memory.expand(len(tokens), -1, -1) if project_per_image else bank.memory[None]
+        queries, keys, values = self._split(bank.q(tokens)), self._split(bank.k(memory)), self._split(bank.v(memory))
+        logits = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
+        best, columns = logits.topk(bank.config.top_k, dim=-1)
+        weights = torch.full_like(logits, float("-inf")).scatter(-1, columns, best).softmax(dim=-1)
+        rebuilt = bank.out((weights @ values).transpose(1, 2).flatten(2))
+        entropy = -(weights * (weights + ENTROPY_EPS).log()).sum(dim=-1)
+        return self.decide(
+            tokens,
+            BankEvidence(weights.amax(dim=-1).mean(dim=(1, 2)), entropy.mean(dim=(1, 2)), (tokens - rebuilt).mean(dim=1)),
+        )
+
+    def chunked(self, tokens: Tensor) -> Tensor:
+        """The pooled path in torch operations, which serves where neither numpy nor Triton does."""
+        bank = self.bank
+        keys, values = (self._split(layer(bank.memory)[None])[0] for layer in (bank.k, bank.v))
+        sums, max_weight, entropy = pool_chunked(self._split(bank.q(tokens)), keys, bank.config.top_k)
+        attended = torch.einsum("bhk,hkd->bhd", sums / tokens.shape[1], values).flatten(1)
+        return self.decide(tokens, BankEvidence(max_weight, entropy, tokens.mean(dim=1) - bank.out(attended)))
+
+    def _split(self, tensor: Tensor) -> Tensor:
+        return tensor.unflatten(-1, (self.bank.config.heads, -1)).transpose(1, 2)
 
 
-def dense_bank(bank: MemoryBank, tokens: Tensor, project_per_image: bool) -> BankEvidence:
-    """The same evidence, by plain dense tensors."""
-    heads, top_k = bank.config.heads, bank.config.top_k
-    memory = bank.memory.expand(len(tokens), -1, -1) if project_per_image else bank.memory[None]
-
-    def split(tensor: Tensor) -> Tensor:
-        return tensor.unflatten(-1, (heads, -1)).transpose(1, 2)
-
-    queries, keys, values = split(bank.q(tokens)), split(bank.k(memory)), split(bank.v(memory))
-    logits = queries @ keys.transpose(-1, -2) * queries.shape[-1] ** -0.5
-    best, columns = logits.topk(top_k, dim=-1)
-    weights = torch.full_like(logits, float("-inf")).scatter(-1, columns, best).softmax(dim=-1)
-    rebuilt = bank.out((weights @ values).transpose(1, 2).flatten(2))
-    entropy = -(weights * (weights + ENTROPY_EPS).log()).sum(dim=-1)
-    return BankEvidence(weights.amax(dim=-1).mean(dim=(1, 2)), entropy.mean(dim=(1, 2)), (tokens - rebuilt).mean(dim=1))
-
-
-WAYS: dict[str, Callable[[MemoryBank, Tensor], BankEvidence]] = {
-    "dense, slots projected an image": lambda bank, tokens: dense_bank(bank, tokens, project_per_image=True),
-    "dense, slots projected a batch": lambda bank, tokens: dense_bank(bank, tokens, project_per_image=False),
-    "memory bank": lambda bank, tokens: bank(tokens),
+WAYS: dict[str, Callable[[BankAndHead, Tensor], Tensor]] = {
+    "dense, slots projected an image": lambda model, tokens: model.dense(tokens, project_per_image=True),
+    "dense, slots projected a batch": lambda model, tokens: model.dense(tokens, project_per_image=False),
+    "chunked, slots projected a batch": lambda model, tokens: model.chunked(tokens),
+    OWN: lambda model, tokens: model(tokens),
 }
+
+
+def operations(tokens: int = TOKENS, width: int = WIDTH) -> int:
+    """Operations an image that no way can do without: queries, their products with the keys, one attended row, output."""
+    slots = MemoryBankConfig().slots
+    return 2 * (tokens * width * width + tokens * slots * width + slots * width + width * width)
 
 
 def resident_mib(field: str) -> float:
@@ -73,56 +101,69 @@ def resident_mib(field: str) -> float:
 
 
 @torch.inference_mode()
-def measure_memory(name: str, batch: int) -> None:
-    """Print the MiB that one batch adds to the peak of a fresh process."""
-    bank, tokens = make_bank(), torch.randn(batch, TOKENS, WIDTH)
+def measure_memory_here(name: str, batch: int) -> float:
+    """MiB that one batch adds to the peak: of the GPU, or of this process, which must be a fresh one."""
+    device = best_device()
+    model, tokens = BankAndHead().to(device), torch.randn(batch, TOKENS, WIDTH, device=device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        WAYS[name](model, tokens)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = resident_mib("VmRSS")
-    WAYS[name](bank, tokens)
-    print(resident_mib("VmHWM") - before)
+    WAYS[name](model, tokens)
+    return resident_mib("VmHWM") - before
+
+
+def measure_memory(batch: int) -> dict[str, float]:
+    """MiB of each way, each in a fresh process."""
+    arguments = [sys.executable, __file__, "--memory-batch", str(batch), "--memory-of"]
+    return {
+        name: float(subprocess.run([*arguments, name], capture_output=True, text=True, check=True).stdout) for name in WAYS
+    }
 
 
 @torch.inference_mode()
-def measure_seconds(batch: int, repeats: int) -> dict[str, float]:
-    """Median seconds a batch of each way, taken in turn."""
-    bank, tokens = make_bank(), torch.randn(batch, TOKENS, WIDTH)
-    reference = WAYS["memory bank"](bank, tokens)
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
-    for _ in range(repeats):
-        for name, way in WAYS.items():
-            start = time.perf_counter()
-            result = way(bank, tokens)
-            seconds[name].append(time.perf_counter() - start)
-            for got, want in zip(result, reference, strict=True):
-                torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-4)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+def measure(repeats: int, batch: int, device: torch.device) -> dict[str, float]:
+    """Median seconds a batch of each way, in float32, after a check that all give the same logits."""
+    model, tokens = BankAndHead().to(device), torch.randn(batch, TOKENS, WIDTH, device=device)
+    expected = WAYS[OWN](model, tokens)
+    for way in WAYS.values():
+        torch.testing.assert_close(way(model, tokens), expected, atol=1e-5, rtol=1e-4)
+    return seconds_of({name: lambda way=way: way(model, tokens) for name, way in WAYS.items()}, repeats, device)
+
+
+def report(repeats: int, batch: int, memory_batch: int, device: torch.device) -> None:
+    """Measure and print."""
+    ceiling = matrix_ceiling(device, torch.float32)
+    seconds = measure(repeats, batch, device)
+    memory = measure_memory(memory_batch)
+    print(f"N = {TOKENS}, D = {WIDTH}, K = 4096, H = 8, k = 128, float32; medians of {repeats}")
+    print(
+        f"share: of a float32 matrix product's {ceiling / 1e12:.2f} TFLOP/s, counting {operations() / 1e9:.2f} GFLOP an image\n"
+    )
+    print(f"{'':<34}{f'ms, B = {batch}':>12}{'ratio':>8}{'share':>8}{f'MiB, B = {memory_batch}':>15}{'ratio':>8}")
+    for name in WAYS:
+        print(
+            f"{name:<34}{seconds[name] * 1e3:>12.2f}{seconds[name] / seconds[OWN]:>8.1f}"
+            f"{operations() * batch / seconds[name] / ceiling:>8.0%}{memory[name]:>15,.0f}{memory[name] / memory[OWN]:>8.1f}"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--speed-batch", type=int, default=4)
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--memory-batch", type=int, default=32)
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.memory_of:
-        measure_memory(options.memory_of, options.memory_batch)
+        print(measure_memory_here(options.memory_of, options.memory_batch))
         return
-
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"N = {TOKENS}, D = {WIDTH}, K = 4096, H = 8, k = 128, float32; medians of {options.repeats}\n")
-    seconds = measure_seconds(options.speed_batch, options.repeats)
-    memory = {}
-    for name in WAYS:
-        arguments = [sys.executable, __file__, "--memory-of", name, "--memory-batch", str(options.memory_batch)]
-        memory[name] = float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
-    own_seconds, own_memory = seconds["memory bank"], memory["memory bank"]
-    print(f"{'':<34}{f's, B = {options.speed_batch}':>12}{'ratio':>8}{f'MiB, B = {options.memory_batch}':>15}{'ratio':>8}")
-    for name in WAYS:
-        print(
-            f"{name:<34}{seconds[name]:>12.3f}{seconds[name] / own_seconds:>8.1f}"
-            f"{memory[name]:>15,.0f}{memory[name] / own_memory:>8.1f}"
-        )
+    device = best_device()
+    print(describe(device))
+    report(options.repeats, options.batch, options.memory_batch, device)
 
 
 if __name__ == "__main__":

@@ -79,6 +79,19 @@ def path_sha256(path: Path) -> str:
 _BLOCK_BYTES = 2**20
 
 
+def path_state(path: Path) -> tuple[tuple[str | int, ...], ...]:
+    """Return what changes when a file, or a file of a folder, is written: its name, size, inode and times of change.
+
+    Nothing is read of the files themselves. What is not there has the state ``()``.
+    """
+    try:
+        files = sorted(path.iterdir()) if path.is_dir() else [path]
+        found = [(file.name, file.stat()) for file in files]
+    except OSError:
+        return ()
+    return tuple((name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
+
+
 def printable(path: object) -> str:
     r"""Return a path as text that is valid UTF-8; bytes of a name that are not become ``\xNN``."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -47,15 +47,17 @@ def test_the_data_module_and_trainer_are_built(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("batch_size=0", "batch_size must be at least 1, got 0"),
-        ("batch_size=abc", "batch_size: Value 'abc'"),
-        ("batch_size=null", "batch_size: Incompatible value 'None'"),
+        ("batch_size=0", "batch_size must be auto or a whole number of at least 1, got 0"),
+        ("batch_size=abc", "batch_size must be auto or a whole number of at least 1, got abc"),
+        ("batch_size=null", "batch_size: Value 'None' is incompatible"),
         ("num_workers=-1", "num_workers must be 0 or more"),
         ("num_workers=auto", "num_workers: Value 'auto'"),
         ("data_root=null", "data_root: Incompatible"),
         ("max_bad_fraction=2", "max_bad_fraction must be between 0 and 1, got 2"),
         ("max_bad_fraction=null", "max_bad_fraction: Incompatible"),
         ("require_all=maybe", "require_all: Value 'maybe' is not a valid bool"),
+        ("cache_limit_gb=0", "cache_limit_gb must be more than 0, got 0"),
+        ("cache_limit_gb=null", "cache_limit_gb: Incompatible"),
         ("compat=yes", "compat must be null or published, got yes"),
         ("detector.merge_lora=3.5", "detector: Value '3.5'"),
     ],
@@ -66,11 +68,11 @@ def test_values_that_make_no_sense(override: str, message: str) -> None:
 
 
 def test_values_are_converted_once_for_all() -> None:
-    cfg = compose("eval", ["require_all=no", "detector.merge_lora=off", "batch_size='7'", "output_dir=2026"])
+    cfg = compose("eval", ["require_all=no", "detector.merge_lora=off", "num_workers='7'", "output_dir=2026"])
     settings = read_settings(cfg, EvalSettings)
-    assert (settings.require_all, settings.detector.merge_lora, settings.batch_size) == (False, False, 7)
+    assert (settings.require_all, settings.detector.merge_lora, settings.num_workers) == (False, False, 7)
     assert settings.output_dir == "2026"
-    assert cfg.data.batch_size == 7
+    assert cfg.data.num_workers == 7
 
 
 def test_settings_that_were_not_given() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,11 @@ from mirror_pl.detectors import BackboneConfig, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.errors import ConfigError, name_list
+from mirror_pl.files import path_state
 
 if TYPE_CHECKING:
     import lightning as L
+    import torch
 
 TRUSTED = ("mirror_pl.", "lightning.pytorch.", "torch.optim.")
 """What a ``_target_`` may begin with. A config found inside a checkpoint is never built."""
@@ -53,24 +57,64 @@ def build_backbone(settings: BackboneSettings) -> BackboneConfig | None:
     return None if settings.name is None else known_backbone(settings.name)
 
 
-def build_detector(settings: EvalSettings) -> MirrorDetector:
-    """Load the detector that ``checkpoint``, ``memory_path`` and ``backbone`` name.
+@dataclass(frozen=True)
+class _Kept:
+    """A detector, what it was asked for with, and what its tensors were when it was loaded."""
+
+    request: tuple[Any, ...]
+    tensors: dict[str, tuple[torch.dtype, torch.Size]]
+    detector: MirrorDetector
+
+
+_kept: _Kept | None = None
+"""The detector of the job before. One only: two large ones would not fit into the memory that one was planned for."""
+
+
+def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
+    """Load the detector that ``checkpoint``, ``memory_path`` and ``backbone`` name, or hand out that of the job before.
+
+    The jobs of a sweep run one after another in one process. A job gets the detector of the one before if all settings that
+    make a detector are the same, its files have not been written to, and the job before left its tensors as they were: a
+    precision that rounds the weights, or a strategy that wraps modules, does not.
+
+    Returns:
+        The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer.
 
     Raises:
         ConfigError: If there is no checkpoint to load.
     """
+    global _kept
     if settings.checkpoint is None:
         weights = f"there are no published weights for backbone={settings.backbone.name}"
         raise ConfigError(
             f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
             "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
         )
-    return load_detector(
+    backbone = build_backbone(settings.backbone)
+    paths = [None if path is None else Path(path).resolve() for path in (settings.checkpoint, settings.memory_path)]
+    # Before the load: files that change while they are read are not those that were asked for.
+    request = (settings.detector, settings.compile, backbone, *((path, path and path_state(path)) for path in paths))
+    kept, _kept = _kept, None
+    if kept is not None and kept.request == request and kept.tensors == _tensors_of(kept.detector):
+        _kept = kept
+        return kept.detector.requires_grad_(False).eval(), True
+    if kept is not None:
+        del kept
+        gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
+    detector = load_detector(
         settings.checkpoint,
-        backbone=build_backbone(settings.backbone),
+        backbone=backbone,
         memory_path=settings.memory_path,
         merge=settings.detector.merge_lora,
     )
+    if settings.compile:
+        detector.backbone.compile()
+    _kept = _Kept(request, _tensors_of(detector), detector)
+    return detector, False
+
+
+def _tensors_of(detector: MirrorDetector) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in detector.state_dict().items()}
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:

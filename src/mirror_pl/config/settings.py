@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Optional, TypeVar, get_type_hints
+from typing import Any, Optional, TypeVar, Union, get_type_hints
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -12,7 +12,7 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.scores import Compat
 
 # OmegaConf reads types from the annotations at run time, and under Python 3.10 knows Optional only.
-# ruff: noqa: UP045
+# ruff: noqa: UP007, UP045
 
 
 @dataclass
@@ -41,8 +41,12 @@ class EvalSettings:
     memory_path: Optional[str]
     data_root: str
     reals: Optional[str]
-    batch_size: int
+    batch_size: Union[int, str]
     num_workers: Optional[int]
+    compile: bool
+    tf32: bool
+    cache_dir: Optional[str]
+    cache_limit_gb: float
     output_dir: str
     require_all: bool
     per_class: bool
@@ -56,10 +60,12 @@ class EvalSettings:
 
     def check(self) -> None:
         """Raise ConfigError for a value out of range."""
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.batch_size != "auto" and (isinstance(self.batch_size, str) or self.batch_size < 1):
+            raise ConfigError(f"batch_size must be auto or a whole number of at least 1, got {self.batch_size}")
         if self.num_workers is not None and self.num_workers < 0:
             raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {self.num_workers}")
+        if not 0 < self.cache_limit_gb < float("inf"):
+            raise ConfigError(f"cache_limit_gb must be more than 0, got {self.cache_limit_gb}")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"max_bad_fraction must be between 0 and 1, got {self.max_bad_fraction}")
         if self.compat not in (None, "published"):

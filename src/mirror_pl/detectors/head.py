@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.config import HeadConfig
+from mirror_pl.detectors.exact import exact_float32
 
 
 class DualBranchHead(nn.Module):
@@ -42,7 +43,7 @@ class DualBranchHead(nn.Module):
         Returns:
             ``(B, 2)`` logits of real and fake.
         """
-        with torch.autocast(cls.device.type, enabled=False):
+        with exact_float32(cls.device):
             dtype = next(self.parameters()).dtype
             perplexity, mean_residual, cls = (t.to(dtype) for t in (perplexity, mean_residual, cls))
             features = [self.perplexity_branch(perplexity), self.residual_branch(mean_residual), cls]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.config import LoraConfig
@@ -13,6 +15,9 @@ ADAPTER = "default"
 
 # Per transformers line, the names of the three projections: DINOv3 and DINOv2 from 5.x on, DINOv2 under 4.57.
 _TARGETS = r".*\.attention\.(q_proj|k_proj|v_proj|attention\.query|attention\.key|attention\.value)"
+
+_ADAPTED = re.compile(r"backbone\.layers\.\d+\.attention\.[qkv]\.weight")
+"""The same, under this project's names."""
 
 
 def add_lora(backbone: nn.Module, config: LoraConfig) -> None:
@@ -30,22 +35,41 @@ def add_lora(backbone: nn.Module, config: LoraConfig) -> None:
     inject_adapter_in_model(peft_config, backbone, adapter_name=ADAPTER)
 
 
-def merge_lora(tensors: Mapping[str, Tensor], config: LoraConfig) -> dict[str, Tensor]:
+def adapter_shapes(shapes: Mapping[str, torch.Size], config: LoraConfig) -> dict[str, torch.Size]:
+    """Return names and shapes of the adapters that go with a detector's tensors, given under this project's names."""
+    found = {}
+    for name, shape in shapes.items():
+        if _ADAPTED.fullmatch(name):
+            layer = name.removesuffix(".weight")
+            found[f"{layer}.lora_a"] = torch.Size((config.rank, shape[1]))
+            found[f"{layer}.lora_b"] = torch.Size((shape[0], config.rank))
+    return found
+
+
+@torch.no_grad()
+def merge_lora(
+    tensors: Mapping[str, Tensor], config: LoraConfig, device: torch.device | str | None = None
+) -> dict[str, Tensor]:
     """Fold adapters into the weights they adapt: W + scaling x B A, computed in float32.
+
+    The weights are changed in place, since a second copy of them would be a fifth of the detector: of a memory-mapped file,
+    which must be mapped privately, only the pages that change take memory, and the file stays as it is.
 
     Args:
         tensors: Weights under this project's names; each ``X.lora_a`` ``(rank, in)`` goes with ``X.lora_b`` ``(out, rank)``
             and ``X.weight`` ``(out, in)``.
         config: The adapters' scaling.
+        device: Where adapted weights are moved first; then it is the moved ones that change. None leaves them.
 
     Returns:
         The weights without adapters; each keeps its dtype.
     """
-    merged = {name: tensor for name, tensor in tensors.items() if not name.endswith((".lora_a", ".lora_b"))}
+    merged = {name: tensor.detach() for name, tensor in tensors.items() if not name.endswith((".lora_a", ".lora_b"))}
     for name, lora_a in tensors.items():
         if name.endswith(".lora_a"):
             layer = name.removesuffix(".lora_a")
-            weight, lora_b = tensors[f"{layer}.weight"], tensors[f"{layer}.lora_b"]
-            delta = config.scaling * (lora_b.float() @ lora_a.float())
-            merged[f"{layer}.weight"] = (weight.float() + delta).to(weight.dtype)
-    return {name: tensor.detach() for name, tensor in merged.items()}
+            weight = merged[f"{layer}.weight"].to(device)
+            exact = weight.float()  # the weight itself where it is float32 already
+            exact.addmm_(tensors[f"{layer}.lora_b"].to(exact), lora_a.to(exact), alpha=config.scaling)
+            merged[f"{layer}.weight"] = exact if exact is weight else weight.copy_(exact)
+    return merged

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mirror_pl.detectors.config import MemoryBankConfig
+from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.retrieval import TokenEvidence, expand, pool
 
 
@@ -48,7 +49,7 @@ class MemoryBank(nn.Module):
 
     def forward(self, tokens: Tensor) -> BankEvidence:
         """Rebuild ``(B, N, D)`` tokens as far as a score needs it."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with exact_float32(tokens.device):
             tokens = _at_least_float32(tokens)
             keys, values = self._keys_values(tokens.dtype)
             pooled = pool(self._queries(tokens), keys, values, self.config.top_k)
@@ -57,7 +58,7 @@ class MemoryBank(nn.Module):
 
     def reconstruct(self, tokens: Tensor) -> TokenEvidence:
         """Rebuild ``(B, N, D)`` tokens one by one; `attended` of the result is the reconstruction ``(B, N, D)``."""
-        with torch.autocast(tokens.device.type, enabled=False):
+        with exact_float32(tokens.device):
             tokens = _at_least_float32(tokens)
             keys, values = self._keys_values(tokens.dtype)
             evidence = expand(self._queries(tokens), keys, values, self.config.top_k)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 from torch.utils.data import DataLoader, Sampler
@@ -13,8 +14,10 @@ from mirror_pl.benchmarks import BenchmarkIndex, Manifest, index_benchmark
 from mirror_pl.errors import ConfigError
 from mirror_pl.experiment.batch import Batch, collate
 from mirror_pl.experiment.benchmark_dataset import BenchmarkDataset
-from mirror_pl.images import IMAGE_SUFFIXES, PreprocessSpec
+from mirror_pl.images import IMAGE_SUFFIXES, CropCache, PreprocessSpec
 
+LARGEST_BATCH = {"cpu": 16, "cuda": 256}
+"""Images a batch, by kind of device, from which on more bring no speed; the second for every accelerator."""
 MOST_WORKERS = 8
 """Workers taken at most when `num_workers` is left open."""
 
@@ -25,33 +28,42 @@ class BenchmarkDataModule(L.LightningDataModule):
     Args:
         manifest: The benchmark.
         data_root: Folder that holds the benchmark's folder.
-        batch_size: Images a batch and process.
+        batch_size: Images a batch and process; "auto" takes `LARGEST_BATCH` of the device. A batch that does not fit into
+            memory is split by the module that scores it.
         num_workers: Decoding processes a process; None takes one a core, `MOST_WORKERS` at most.
         reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
         pair: Pair such subsets with shared reals at all.
         index_cache: Folder to keep listings of the data in; None keeps none.
+        cache_dir: Folder to keep preprocessed crops in, for any number of runs and recipes; None keeps none.
+        cache_limit_gb: Size of that folder at most, in 1e9 bytes.
     """
 
     def __init__(
         self,
         manifest: Manifest,
         data_root: str | Path,
-        batch_size: int = 64,
+        batch_size: int | Literal["auto"] = "auto",
         num_workers: int | None = None,
         reals: str | Path | None = None,
         pair: bool = True,
         index_cache: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        cache_limit_gb: float = 100,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
+        if batch_size != "auto" and batch_size < 1:
+            raise ConfigError(f"batch_size must be auto or at least 1, got {batch_size}")
         if num_workers is not None and num_workers < 0:
             raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {num_workers}")
+        if not 0 < cache_limit_gb < float("inf"):
+            raise ConfigError(f"cache_limit_gb must be more than 0, got {cache_limit_gb}")
         self.manifest = manifest
         self.data_root = Path(data_root)
         self.reals = None if reals is None else Path(reals)
         self.pair = pair
         self.index_cache = None if index_cache is None else Path(index_cache)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_limit_gb = cache_limit_gb
         self.batch_size = batch_size
         self.num_workers = min(usable_cores(), MOST_WORKERS) if num_workers is None else num_workers
         self.spec: PreprocessSpec | None = None
@@ -87,15 +99,20 @@ class BenchmarkDataModule(L.LightningDataModule):
         """
         if self.spec is None:
             raise ConfigError("BenchmarkDataModule: call use_recipe(detector.spec) before testing")
+        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device.type
         ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, int(self.cache_limit_gb * 1e9))
         return DataLoader(
-            BenchmarkDataset(self.index, self.spec),  # type: ignore[arg-type]  # yields Sample, collated to Batch
-            batch_size=self.batch_size,
+            BenchmarkDataset(self.index, self.spec, cache),  # type: ignore[arg-type]  # yields Sample, collated to Batch
+            batch_size=self._images_a_batch(device),
             sampler=ShareSampler(len(self.index), ranks, rank),
             num_workers=self.num_workers,
             collate_fn=collate,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=device == "cuda",
         )
+
+    def _images_a_batch(self, device: str) -> int:
+        return LARGEST_BATCH.get(device, LARGEST_BATCH["cuda"]) if self.batch_size == "auto" else self.batch_size
 
 
 class ShareSampler(Sampler[int]):

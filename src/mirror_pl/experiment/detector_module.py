@@ -13,6 +13,7 @@ from mirror_pl.detectors.checkpoint.names import live_names, with_our_names
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.experiment.batch import Batch
+from mirror_pl.experiment.out_of_memory import SplittingScorer
 from mirror_pl.scores.streaming import SubsetBalancedAccuracy
 
 
@@ -32,6 +33,7 @@ class DetectorModule(L.LightningModule):
     def __init__(self, detector: Detector, subsets: tuple[str, ...] = (), members: Tensor | None = None) -> None:
         super().__init__()
         self.detector = detector
+        self.scorer = SplittingScorer(detector)
         self.subsets = subsets
         self.balanced_accuracy = SubsetBalancedAccuracy(torch.zeros(0, 0) if members is None else members)
 
@@ -40,7 +42,7 @@ class DetectorModule(L.LightningModule):
         if len(batch.ids) == 0:  # every image of the batch was undecodable
             logit = p_fake = torch.empty(0, device=self.device)
         else:
-            logit, p_fake, _ = self.detector(batch.pixels)
+            logit, p_fake = self.scorer(batch.pixels)
         self.balanced_accuracy.update(logit > 0, batch.labels, batch.groups)
         return {"logit": logit, "p_fake": p_fake}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -29,24 +29,27 @@ class Predictions:
         p_fake: ``(S,)`` float32; likewise.
         statuses: ``(S,)`` int8 of `Status`.
         flaws: Images that were not read as they should have been, by id.
+        most_together: Images that were scored at a time, where whole batches did not fit into memory; else None.
     """
 
     logits: NDArray[np.float32]
     p_fake: NDArray[np.float32]
     statuses: NDArray[np.int8]
     flaws: list[Flaw]
+    most_together: int | None = None
 
 
-def evaluate(detector: Detector, data: BenchmarkDataModule, trainer: L.Trainer) -> Predictions:
+def evaluate(detector: Detector, data: BenchmarkDataModule, trainer: L.Trainer, *, tf32: bool = False) -> Predictions:
     """Score a benchmark.
 
     Args:
         detector: Any detector; its recipe preprocesses the images.
         data: The benchmark.
         trainer: Decides device, precision and number of processes. With several, every one returns all predictions.
+        tf32: Let a GPU round the factors of the backbone's float32 products to TF32, which moves p_fake by some 1e-4.
 
     Raises:
-        ConfigError: If there are fewer images than processes.
+        ConfigError: If there are fewer images than processes, or a single image does not fit into memory.
         DataError: If the processes do not see the same files.
         RuntimeError: If a sample came back twice or not at all, which would be a defect of ours.
     """
@@ -58,23 +61,27 @@ def evaluate(detector: Detector, data: BenchmarkDataModule, trainer: L.Trainer) 
     collector = _Collector(data.index.fingerprint() if trainer.world_size > 1 else "")
     trainer.callbacks.append(collector)  # type: ignore[attr-defined]
     try:
-        with _full_float32():
+        with _float32_products(tf32):
             module = DetectorModule(detector, data.index.subsets, torch.from_numpy(data.index.members()))
             trainer.test(module, datamodule=data, verbose=False)
     finally:
         trainer.callbacks.remove(collector)  # type: ignore[attr-defined]
-    return _assemble(collector.gathered, len(data.index))
+    predictions = _assemble(collector.gathered, len(data.index))
+    return replace(predictions, most_together=module.scorer.most_together)
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
-    """Compute float32 convolutions in float32 on a GPU: cuDNN's default, TF32, moves p_fake by some 1e-4."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+def _float32_products(tf32: bool) -> Iterator[None]:
+    """Say how a GPU multiplies float32, whatever the defaults: cuDNN's is TF32, cuBLAS's is not."""
+    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
+    before = [backend.allow_tf32 for backend in backends]
+    for backend in backends:
+        backend.allow_tf32 = tf32
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        for backend, value in zip(backends, before, strict=True):
+            backend.allow_tf32 = value
 
 
 @dataclass

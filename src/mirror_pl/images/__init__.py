@@ -1,7 +1,18 @@
 """From a file to pixels by one declared recipe. Knows no model and no benchmark."""
 
+from mirror_pl.images.crop_cache import CropCache
 from mirror_pl.images.decode import IMAGE_SUFFIXES, DecodedImage, UndecodableImageError, decode
+from mirror_pl.images.identity import identity
 from mirror_pl.images.preprocess import preprocess
 from mirror_pl.images.spec import PreprocessSpec
 
-__all__ = ["IMAGE_SUFFIXES", "DecodedImage", "PreprocessSpec", "UndecodableImageError", "decode", "preprocess"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "CropCache",
+    "DecodedImage",
+    "PreprocessSpec",
+    "UndecodableImageError",
+    "decode",
+    "identity",
+    "preprocess",
+]

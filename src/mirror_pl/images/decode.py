@@ -89,14 +89,19 @@ def _one_line(error: Exception) -> str:
 
 def _to_rgb(content: Path | BytesIO) -> Image.Image:
     with Image.open(content, formats=_formats()) as image:
-        return image.convert("RGB")
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Formats this Pillow reads by itself."""
+    """Formats this Pillow reads by itself; the usual ones first, for they are tried in turn."""
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - _OTHER_PROGRAMS))
+    return tuple(sorted(set(Image.OPEN) - _OTHER_PROGRAMS, key=lambda name: (name not in _USUAL, name)))
+
+
+_USUAL = {"BMP", "JPEG", "PNG", "WEBP"}
+"""Formats that no other one is mistaken for."""
 
 
 _OTHER_PROGRAMS = {"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5"}

@@ -59,7 +59,7 @@ def run(cfg: DictConfig) -> None:
     if trainer.is_global_zero:  # with several processes, one of them prints and writes
         folder = RunFolder(Path(settings.output_dir), OmegaConf.to_yaml(cfg, resolve=True))
     try:
-        detector = build_detector(settings)
+        detector, reused = build_detector(settings)
         start_loggers(trainer)
     except BaseException:
         if folder:
@@ -69,13 +69,15 @@ def run(cfg: DictConfig) -> None:
     if folder:
         found = f"{len(index):,} images of {len(index.subsets)} of {len(index.all_subsets)} subsets"
         print_plain(f"{manifest.title}: {found} in {index.data_root}", console)
+        if reused:
+            print_plain("The detector is that of the job before, not loaded again: same settings, same files.", console)
         if is_embedded(settings.checkpoint):
             print_plain("The embedded detector has random weights: its numbers mean nothing.", console)
     # Before scoring: what is hashed is what was loaded.
     weights = {"checkpoint": settings.checkpoint, "memory": settings.memory_path}
     hashed = {key: {"path": _absolute(path), "sha256": _sha256(path)} for key, path in weights.items()} if folder else {}
     clock.lap("hash")
-    predictions = evaluate(detector, data, trainer)
+    predictions = evaluate(detector, data, trainer, tf32=settings.tf32)
     clock.lap("score")
     if folder is None:
         return
@@ -118,6 +120,7 @@ def run(cfg: DictConfig) -> None:
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
             "precision": trainer.precision,
+            "split_to": predictions.most_together,
             "report": report.name,
             "versions": versions(),
             "revision": git_revision(),

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import mmap
 import pickle
 import warnings
 import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -46,7 +48,8 @@ class RawCheckpoint:
 def read_checkpoint(path: Path, key: str = "checkpoint") -> RawCheckpoint:
     """Read a published ``.pth``, a Lightning checkpoint, or a folder written by ``mirror_pl.convert``.
 
-    Tensors are memory-mapped where the format allows it: nothing is copied before it is used.
+    Tensors are memory-mapped where the format allows it: nothing is copied before it is used. They may be changed: the
+    mapping is private, and the file stays as it is.
 
     Args:
         path: The file or folder.
@@ -99,7 +102,7 @@ def _read_pickle(path: Path) -> Any:
     # The published files carry their command line as an argparse.Namespace: a plain holder of values, the only class
     # let in besides tensors and containers.
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([argparse.Namespace]), _mapped_privately(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on unusual pickles before it refuses or reads them
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
     except pickle.UnpicklingError as error:
@@ -114,6 +117,12 @@ def _read_pickle(path: Path) -> Any:
             f"{path} ({path.stat().st_size} bytes) is no PyTorch checkpoint, or a truncated one: "
             f"{next(iter(str(error).splitlines()), type(error).__name__)}"
         ) from error
+
+
+def _mapped_privately() -> AbstractContextManager[None]:
+    """Whatever a program has set for torch: adapters are merged in place, which must never reach the file."""
+    private = getattr(mmap, "MAP_PRIVATE", None)  # Windows has none; there torch knows no other way
+    return nullcontext() if private is None else torch.serialization.set_default_mmap_options(private)
 
 
 def _open_envelope(path: Path, content: Any) -> RawCheckpoint:

@@ -18,7 +18,7 @@ from mirror_pl.detectors.checkpoint.names import BANK_NAMES, live_names, our_ban
 from mirror_pl.detectors.checkpoint.signature import Signature
 from mirror_pl.detectors.config import BackboneConfig, DetectorConfig, LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.known_backbones import known_backbone
-from mirror_pl.detectors.lora import merge_lora
+from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list
 
@@ -29,8 +29,13 @@ def load_detector(
     backbone: BackboneConfig | None = None,
     memory_path: str | Path | None = None,
     merge: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> MirrorDetector:
-    """Rebuild a detector from its file, in float32, on the CPU, in eval mode.
+    """Rebuild a detector from its file, in eval mode.
+
+    Weights stay mapped from the file as long as nothing about them changes, and are read when first used; the file must not
+    be written to in the meantime. Other ones go to their device and dtype tensor by tensor, without a second copy of all.
 
     Args:
         checkpoint: A published Phase-2 file (``checkpoint-h-cur.pth``, any envelope and either layout of transformers), a
@@ -39,6 +44,8 @@ def load_detector(
             backbone; where given, it must agree with the file.
         memory_path: A published Phase-1 file. A Phase-2 file holds the bank already; then the two must be equal.
         merge: Fold LoRA into the weights it adapts, which is faster and changes scores by float rounding only.
+        device: Where its tensors are put.
+        dtype: Of the backbone's weights. Bank, head and normalisation are float32 always: that is what they compute in.
 
     Raises:
         CheckpointError: If a file is missing, damaged, unsafe or of another kind; or any tensor is missing, unexpected or
@@ -46,8 +53,8 @@ def load_detector(
     """
     tensors, config = read_detector(checkpoint, backbone=backbone, memory_path=memory_path)
     if merge:
-        tensors, config = merged(tensors, config)
-    return build_detector(tensors, config)
+        tensors, config = merged(tensors, config, device)
+    return build_detector(tensors, config, device=device, dtype=dtype)
 
 
 def read_detector(
@@ -84,36 +91,53 @@ def read_detector(
     return tensors, _published_config(tensors, raw.path, backbone, bank)
 
 
-def merged(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
+def merged(
+    tensors: Mapping[str, Tensor], config: DetectorConfig, device: torch.device | str | None = None
+) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Fold LoRA into the weights and take it out of the config; a detector without LoRA comes back as it is.
 
+    The weights are changed in place, after those that are adapted were moved to `device`, where one is given.
+
     Raises:
-        CheckpointError: If an adapter misses a part.
+        CheckpointError: If an adapter misses a part, or any other tensor is missing, unexpected or of the wrong shape.
     """
     if config.lora is None:
         return dict(tensors), config
-    _check_fit(tensors, _skeleton(config), config)
-    return merge_lora(tensors, config.lora), replace(config, lora=None)
+    without = replace(config, lora=None)
+    shapes = _shapes(_skeleton(without))  # building one with adapters would take longer than all the rest
+    _check_fit(tensors, shapes | adapter_shapes(shapes, config.lora), config)
+    return merge_lora(tensors, config.lora, device), without
 
 
-def build_detector(tensors: Mapping[str, Tensor], config: DetectorConfig) -> MirrorDetector:
-    """Build a detector around `tensors`, given under our names, without initialising or copying a weight.
+def build_detector(
+    tensors: Mapping[str, Tensor],
+    config: DetectorConfig,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> MirrorDetector:
+    """Build a detector around `tensors`, given under our names, without initialising a weight.
+
+    None is copied that is on its device and of its dtype already; see `load_detector` for which those are.
 
     Raises:
         CheckpointError: If any tensor is missing, unexpected or of the wrong shape.
     """
     detector = _skeleton(config)
-    _check_fit(tensors, detector, config)
-    live = live_names(detector)
-    weights = {live[name]: tensor.float() for name, tensor in tensors.items()}
-    detector.load_state_dict(weights, strict=True, assign=True)
-    detector.backbone.restore_constants()
+    _check_fit(tensors, _shapes(detector), config)
     # The constants in the file are what the weights were trained with: the recipe says so too.
-    mean, std = (tuple(constant.flatten().tolist()) for constant in (detector.normalise.mean, detector.normalise.std))
+    mean, std = (tuple(tensors[f"normalise.{name}"].float().flatten().tolist()) for name in ("mean", "std"))
     if not torch.allclose(torch.tensor([*mean, *std]), torch.tensor([*config.preprocess.mean, *config.preprocess.std])):
         detector.spec = replace(config.preprocess, mean=mean, std=std)
         detector.config = replace(config, preprocess=detector.spec)
-    return detector.requires_grad_(False).eval()
+    live = live_names(detector)
+    weights = {
+        live[name]: tensor.to(device, dtype if name.startswith("backbone.") else torch.float32)
+        for name, tensor in tensors.items()
+    }
+    detector.load_state_dict(weights, strict=True, assign=True)
+    detector.backbone.restore_constants()
+    return detector.requires_grad_(False).eval().to(device)  # the weights are there already; the constants follow
 
 
 def _skeleton(config: DetectorConfig) -> MirrorDetector:
@@ -122,8 +146,12 @@ def _skeleton(config: DetectorConfig) -> MirrorDetector:
         return MirrorDetector(config)
 
 
-def _check_fit(tensors: Mapping[str, Tensor], skeleton: MirrorDetector, config: DetectorConfig) -> None:
-    shapes = {our_name(name): tensor.shape for name, tensor in skeleton.state_dict().items()}
+def _shapes(skeleton: MirrorDetector) -> dict[str, torch.Size]:
+    """Return the shapes of a detector's tensors, under our names."""
+    return {our_name(name): tensor.shape for name, tensor in skeleton.state_dict().items()}
+
+
+def _check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], config: DetectorConfig) -> None:
     missing = [name for name in shapes if name not in tensors]
     unexpected = [name for name in tensors if name not in shapes]
     misshapen = [

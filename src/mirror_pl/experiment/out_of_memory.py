@@ -1,0 +1,76 @@
+"""Batches that do not fit into memory are split and tried again, so that no image is lost to a batch size."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+
+import torch
+from torch import Tensor
+
+from mirror_pl.detectors.contract import Detector
+from mirror_pl.errors import ConfigError
+
+
+class SplittingScorer:
+    """Scores batches with a detector, in as many parts as memory asks for.
+
+    The first batch that does not fit is halved until its parts do; later ones are split to that size at once. Scores do not
+    depend on it beyond float tolerance.
+
+    Attributes:
+        most_together: Images scored at a time since a batch did not fit; None while every batch has fitted.
+    """
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.most_together: int | None = None
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``logit`` and ``p_fake``, ``(B,)`` float32 each, of pixels ``(B, 3, H, W)``.
+
+        Raises:
+            ConfigError: If a single image does not fit.
+        """
+        while True:
+            parts = pixels.split(self.most_together or len(pixels))
+            try:
+                verdicts = [self.detector(part) for part in parts]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            else:
+                logits, p_fakes = zip(*(verdict[:2] for verdict in verdicts), strict=True)
+                return torch.cat(logits), torch.cat(p_fakes)
+            # Only here, out of the except clause, are the tensors that the error's frames held free.
+            tried = len(parts[0])
+            if tried == 1:
+                raise ConfigError(
+                    f"out of memory with a single image ({reason}); use trainer.precision=bf16-mixed, a smaller "
+                    "backbone, or a device with more free memory"
+                )
+            self.most_together = (tried + 1) // 2
+            warnings.warn(
+                f"{tried} images at a time do not fit into memory; going on with {self.most_together} (batch_size="
+                f"{self.most_together} would from the start)",
+                stacklevel=2,
+            )
+            _release()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+# torch's CPU allocator and its users raise plain RuntimeError.
+_SIGNS = ("can't allocate memory", "not enough memory", "out of memory", "cublas_status_alloc_failed")
+
+
+def _release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

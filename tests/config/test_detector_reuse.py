@@ -1,0 +1,140 @@
+"""A sweep's jobs share a detector where they ask for the same one, and for nothing else."""
+
+from __future__ import annotations
+
+import gc
+import os
+import shutil
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from golden_set import SMALL
+
+import mirror_pl.eval
+from mirror_pl.config import build
+from mirror_pl.config.command import compose
+from mirror_pl.config.settings import EvalSettings, read_settings
+from mirror_pl.detectors import MirrorDetector, load_detector
+from mirror_pl.errors import CheckpointError
+from mirror_pl.jobs.evaluation import run
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[MirrorDetector]]:
+    """What was loaded since the test began, when no detector was kept; each load finds the ones before gone."""
+    loaded: list[weakref.ref[MirrorDetector]] = []
+
+    def load(*args: Any, **kwargs: Any) -> MirrorDetector:
+        assert not [detector for detector in loaded if detector() is not None], "two detectors in memory at once"
+        detector = load_detector(*args, **kwargs)
+        loaded.append(weakref.ref(detector))
+        return detector
+
+    monkeypatch.setattr(build, "_kept", None)
+    monkeypatch.setattr(build, "load_detector", load)
+    return loaded
+
+
+def detector_of(*overrides: str) -> tuple[MirrorDetector, bool]:
+    return build.build_detector(read_settings(compose("eval", overrides), EvalSettings))
+
+
+def scores(folder: Path) -> list[float]:
+    return pq.read_table(folder / "predictions.parquet")["logit"].to_pylist()
+
+
+def test_a_sweep_loads_once(
+    loads: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["backbone=tiny", f"data_root={SMALL.data_root}", "trainer.accelerator=cpu", "num_workers=0"]
+    monkeypatch.setattr(
+        sys, "argv", ["eval", "-m", *overrides, "benchmark=wildrf,chameleon", f"output_dir={tmp_path}/sweep"]
+    )
+    mirror_pl.eval.main()
+    assert len(loads) == 1
+    assert capsys.readouterr().out.count("The detector is that of the job before") == 1
+    for number, benchmark in enumerate(("wildrf", "chameleon")):
+        build._kept = None
+        gc.collect()
+        alone = tmp_path / benchmark
+        run(compose("eval", [*overrides, f"benchmark={benchmark}", f"output_dir={alone}"]))
+        assert scores(alone) == scores(tmp_path / "sweep" / str(number))
+    assert len(loads) == 3
+
+
+def test_a_job_that_rounds_the_weights_leaves_none_of_it(loads: list[Any], tmp_path: Path) -> None:
+    def logits(name: str, *overrides: str) -> list[float]:
+        run(compose("eval", ["trainer.accelerator=cpu", "num_workers=0", f"output_dir={tmp_path / name}", *overrides]))
+        return scores(tmp_path / name)
+
+    exact = logits("before")
+    assert logits("rounded", "trainer.precision=bf16-true") != exact
+    assert len(loads) == 1
+    assert logits("after") == exact
+    assert len(loads) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda detector: detector.to(torch.bfloat16),
+        lambda detector: setattr(detector, "head", torch.nn.Identity()),
+        lambda detector: setattr(detector.head, "classifier", torch.nn.Sequential(detector.head.classifier)),
+    ],
+    ids=["dtype", "another module", "a wrapped module"],
+)
+def test_a_changed_detector_is_not_handed_on(loads: list[Any], change: Callable[[MirrorDetector], None]) -> None:
+    first, reused = detector_of()
+    assert not reused
+    change(first)
+    del first
+    again, reused = detector_of()
+    assert not reused
+    assert again.head.classifier[0].weight.dtype == torch.float32
+
+
+def test_modes_are_not_handed_on(loads: list[Any]) -> None:
+    first, _ = detector_of()
+    first.requires_grad_(True).train()
+    second, reused = detector_of()
+    assert reused
+    assert second is first
+    assert not [module for module in second.modules() if module.training]
+    assert not [parameter for parameter in second.parameters() if parameter.requires_grad]
+
+
+def test_other_settings_or_files_load_anew(loads: list[Any], tmp_path: Path) -> None:
+    checkpoint, bank = tmp_path / "x.pth", tmp_path / "bank.pth"
+    shutil.copy(SMALL.checkpoint, checkpoint)
+    shutil.copy(SMALL.memory_path, bank)
+    same = f"checkpoint={checkpoint}"
+    for overrides, reused in (
+        ((same,), False),
+        ((same,), True),
+        ((same, "batch_size=3", "benchmark=wildrf", "trainer.precision=bf16-mixed"), True),
+        ((f"checkpoint={tmp_path}/../{tmp_path.name}/x.pth",), True),  # the same file
+        ((same, "detector.merge_lora=false"), False),
+        ((same,), False),  # one is kept, not one of each
+        ((same, f"memory_path={bank}"), False),
+        ((same, f"memory_path={bank}"), True),
+        ((same, "backbone=tiny"), False),
+        ((same, f"backbone.path={SMALL.backbone_path}"), True),  # the same architecture
+    ):
+        assert detector_of(*overrides)[1] is reused, overrides
+    os.utime(checkpoint, ns=(0, 0))
+    assert not detector_of(same, "backbone=tiny")[1]
+    replacement = tmp_path / "replacement.pth"
+    shutil.copy(SMALL.checkpoint, replacement)
+    os.utime(replacement, ns=(0, 0))  # the old size and time
+    replacement.replace(checkpoint)
+    assert not detector_of(same, "backbone=tiny")[1]
+    checkpoint.unlink()
+    with pytest.raises(CheckpointError, match="does not exist"):
+        detector_of(same, "backbone=tiny")
+    assert build._kept is None

@@ -1,0 +1,109 @@
+"""Loading without a copy: weights stay in the file's mapping, and go tensor by tensor to another device or dtype."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+import pytest
+import torch
+from golden_set import SMALL
+
+from mirror_pl.detectors import DetectorConfig, load_detector
+from mirror_pl.detectors.checkpoint import read_detector, save_folder
+from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES
+from mirror_pl.detectors.lora import adapter_shapes, merge_lora
+from mirror_pl.detectors.mirror import MirrorDetector
+from mirror_pl.files import path_sha256
+
+
+@pytest.fixture(params=["published", "converted"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "published":
+        (tmp_path / "x.pth").write_bytes(SMALL.checkpoint.read_bytes())
+        return tmp_path / "x.pth"
+    save_folder(tmp_path / "x", *read_detector(SMALL.checkpoint))
+    return tmp_path / "x"
+
+
+def mapped_ranges(path: Path) -> list[range]:
+    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(path) in line]
+    return [range(*(int(end, 16) for end in line[0].split("-"))) for line in lines]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells by Linux's list of mappings")
+@pytest.mark.parametrize("merge", [True, False])
+def test_weights_are_not_copied(checkpoint: Path, merge: bool) -> None:
+    """Merged ones neither: only the pages that change take memory."""
+    detector = load_detector(checkpoint, merge=merge)
+    ranges = mapped_ranges(checkpoint)
+    copied = [
+        name for name, tensor in detector.state_dict().items() if not any(tensor.data_ptr() in mapped for mapped in ranges)
+    ]
+    assert not copied
+
+
+def test_merging_does_not_reach_the_file(checkpoint: Path) -> None:
+    """Not even where a program has asked torch for shared mappings, which write to their file."""
+    before = path_sha256(checkpoint)
+    with torch.serialization.set_default_mmap_options(mmap.MAP_SHARED):
+        merged = load_detector(checkpoint)
+    assert path_sha256(checkpoint) == before
+    with torch.no_grad():
+        merged.head.classifier[0].weight.zero_()
+    assert path_sha256(checkpoint) == before
+    again = load_detector(checkpoint)
+    assert torch.equal(again.backbone.model.norm.weight, merged.backbone.model.norm.weight)
+    assert again.head.classifier[0].weight.count_nonzero()
+
+
+@pytest.mark.parametrize("merge", [True, False])
+@torch.inference_mode()
+def test_a_dtype_is_the_backbones(checkpoint: Path, merge: bool) -> None:
+    detector = load_detector(checkpoint, merge=merge, dtype=torch.bfloat16)
+    for name, tensor in detector.state_dict().items():
+        assert tensor.dtype == (torch.bfloat16 if name.startswith("backbone.") else torch.float32), name
+    p_fake = detector(SMALL.pixels()[:4]).p_fake
+    assert p_fake.dtype == torch.float32
+    assert 0 < (p_fake - SMALL.column("prob_fake")[:4]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("merge", [True, False])
+def test_everything_goes_to_the_device(checkpoint: Path, merge: bool) -> None:
+    """The meta device stands for one that is not the CPU."""
+    detector = load_detector(checkpoint, merge=merge, device="meta")
+    assert {tensor.device.type for tensor in (*detector.parameters(), *detector.buffers())} == {"meta"}
+    assert detector.spec.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_merged_weights(dtype: torch.dtype) -> None:
+    tensors, config = read_detector(SMALL.checkpoint)
+    assert config.lora is not None
+    tensors = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    exact = {}
+    for name, b in tensors.items():
+        if name.endswith(".lora_b"):
+            layer = name.removesuffix(".lora_b")
+            delta = b.double() @ tensors[f"{layer}.lora_a"].double()
+            exact[f"{layer}.weight"] = tensors[f"{layer}.weight"].double() + 2 * delta
+    merged = merge_lora(tensors, config.lora)
+    assert len(exact) == 6
+    assert set(merged) == {name for name in tensors if ".lora_" not in name}
+    for name, tensor in merged.items():
+        assert tensor.dtype == dtype
+        # Half a unit in the last place, and the product's own rounding.
+        tolerance = 0.51 * torch.finfo(dtype).eps if dtype == torch.bfloat16 else 4 * torch.finfo(dtype).eps
+        torch.testing.assert_close(tensor.double(), exact.get(name, tensor.double()), rtol=tolerance, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["tiny", "dinov2_l"])
+def test_adapter_shapes_are_those_of_peft(name: str) -> None:
+    from mirror_pl.detectors.checkpoint.load import _shapes
+
+    with torch.device("meta"):
+        config = DetectorConfig(KNOWN_BACKBONES[name])
+        shapes = _shapes(MirrorDetector(config))
+    assert config.lora is not None
+    without = {name: shape for name, shape in shapes.items() if ".lora_" not in name}
+    assert without | adapter_shapes(without, config.lora) == shapes
