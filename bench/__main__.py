@@ -1,4 +1,4 @@
-"""All measurements on this machine, as tables: python bench [--quick] [--with-loading]
+"""All measurements on this machine, as tables: python bench [--quick] [--with-loading].
 
 On a GPU with the published sizes; on a CPU with a smaller backbone, so that it ends in a quarter of an hour.
 """

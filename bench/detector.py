@@ -1,4 +1,4 @@
-"""Backbone alone, whole detector, and whole evaluation from files to scores; images/s and the share of the machine's ceiling.
+"""Backbone alone, whole detector, and whole evaluation from files to scores; images/s and share of the machine's ceiling.
 
 Random weights, LoRA merged. The evaluation reads JPEG and PNG files made on the spot through the data module, its workers
 and Lightning's trainer; once from files, once from a warm cache of crops. Needs torch, transformers, lightning, torchmetrics
@@ -20,11 +20,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
 from decode import smooth_noise
 from paired import best_device, copy_ceiling, describe, matrix_ceiling, seconds_of
 from retrieval import operations as bank_operations
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 

@@ -15,8 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from paired import best_device, describe, matrix_ceiling, seconds_of
 from torch import Tensor, nn
+
+from paired import best_device, describe, matrix_ceiling, seconds_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
@@ -45,9 +46,11 @@ class BankAndHead(nn.Module):
         self.eval()
 
     def forward(self, tokens: Tensor) -> Tensor:
+        """Logits of real and fake ``(B, 2)`` of tokens ``(B, N, D)``."""
         return self.decide(tokens, self.bank(tokens))
 
     def decide(self, tokens: Tensor, evidence: BankEvidence) -> Tensor:
+        """What the head makes of it; the first token stands for CLS."""
         perplexity = torch.stack([evidence.max_weight, evidence.entropy], dim=-1)
         return self.head(perplexity, evidence.mean_residual, tokens[:, 0])
 
@@ -67,7 +70,7 @@ class BankAndHead(nn.Module):
         )
 
     def chunked(self, tokens: Tensor) -> Tensor:
-        """The pooled path in torch operations, which serves where neither numpy nor Triton does."""
+        """Go the pooled path in torch operations, which serves where neither numpy nor Triton does."""
         bank = self.bank
         keys, values = (self._split(layer(bank.memory)[None])[0] for layer in (bank.k, bank.v))
         sums, max_weight, entropy = pool_chunked(self._split(bank.q(tokens)), keys, bank.config.top_k)
@@ -140,9 +143,7 @@ def report(repeats: int, batch: int, memory_batch: int, device: torch.device) ->
     seconds = measure(repeats, batch, device)
     memory = measure_memory(memory_batch)
     print(f"N = {TOKENS}, D = {WIDTH}, K = 4096, H = 8, k = 128, float32; medians of {repeats}")
-    print(
-        f"share: of a float32 matrix product's {ceiling / 1e12:.2f} TFLOP/s, counting {operations() / 1e9:.2f} GFLOP an image\n"
-    )
+    print(f"share: of a float32 matrix product's {ceiling / 1e12:.2f} TFLOP/s, at {operations() / 1e9:.2f} GFLOP an image\n")
     print(f"{'':<34}{f'ms, B = {batch}':>12}{'ratio':>8}{'share':>8}{f'MiB, B = {memory_batch}':>15}{'ratio':>8}")
     for name in WAYS:
         print(
