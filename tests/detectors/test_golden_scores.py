@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,9 @@ from golden_set import GoldenSet
 
 from mirror_pl.detectors import MirrorDetector, Verdict, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
+from mirror_pl.retrieval import pool
+from mirror_pl.retrieval.chunked import pool_chunked
+from mirror_pl.retrieval.fused import pool_fused
 
 TOLERANCE = 1e-5
 """On p_fake, in float32 on a CPU: measured 2e-6; the promise is 1e-4."""
@@ -96,3 +100,18 @@ def test_half_precision_weights_are_finite(golden: GoldenSet, golden_detector: M
 def test_float_pixels_are_taken_as_fractions(golden: GoldenSet, golden_detector: MirrorDetector) -> None:
     pixels = golden.pixels()[:2]
     assert torch.equal(golden_detector(pixels).logit, golden_detector(pixels.float() / 255).logit)
+
+
+PATHS = {"chunked": pool_chunked, "fused": pool_fused}
+
+
+@pytest.mark.parametrize("path", ["chunked", pytest.param("fused", marks=pytest.mark.slow)])
+@torch.inference_mode()
+def test_every_path_of_retrieval_gives_the_scores(
+    path: str, golden: GoldenSet, golden_detector: MirrorDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU the kernel runs in Triton's interpreter, hence few images."""
+    images = slice(0, 12, 1 if path == "chunked" else 6)
+    monkeypatch.setattr(sys.modules[pool.__module__], "pool_cpu", PATHS[path])
+    scores = golden_detector(golden.pixels()[images]).p_fake
+    assert (scores - golden.column("prob_fake")[images]).abs().max() < TOLERANCE
