@@ -119,7 +119,7 @@ def test_gradients_flow_and_equal_the_definitions() -> None:
 def test_empty_batch() -> None:
     tensors = sample(0, 2, 5, 4, 30)
     assert [tuple(t.shape) for t in pool(*tensors, 3)] == [(0, 8), (0,), (0,)]
-    assert [tuple(t.shape) for t in expand(*tensors, 3)] == [(0, 5, 8), (0, 2, 5), (0, 2, 5)]
+    assert [tuple(t.shape) for t in expand(*tensors, 3)] == [(0, 5, 8), (0, 2, 5), (0, 2, 5), (30,)]
 
 
 def test_works_in_inference_mode_and_from_threads() -> None:

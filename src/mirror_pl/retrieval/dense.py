@@ -33,4 +33,5 @@ def dense(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> TokenEvi
         attended=attended.transpose(1, 2).reshape(batch, tokens, heads * width),
         max_weight=weights.amax(dim=-1),
         entropy=-(weights * (weights + ENTROPY_EPS).log()).sum(dim=-1),
+        usage=weights.detach().sum(dim=(0, 1, 2)),
     )

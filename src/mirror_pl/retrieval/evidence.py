@@ -17,11 +17,13 @@ class TokenEvidence(NamedTuple):
         attended: ``(B, N, H * d)``, the heads' weighted sums of bank values, concatenated.
         max_weight: ``(B, H, N)`` in (0, 1], the largest weight of each row; 1 means one slot explains the token.
         entropy: ``(B, H, N)`` in nats, from 0 (one slot) to log k (k slots alike).
+        usage: ``(K,)``, each slot's weights summed over images, heads and tokens, B x H x N in all; without gradients.
     """
 
     attended: Tensor
     max_weight: Tensor
     entropy: Tensor
+    usage: Tensor
 
 
 class PooledEvidence(NamedTuple):

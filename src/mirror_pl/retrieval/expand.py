@@ -28,11 +28,12 @@ def expand(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> TokenEv
     batch, heads, tokens, _ = queries.shape
     if batch == 0:
         empty = queries.new_zeros(0, heads, tokens)
-        return TokenEvidence(queries.transpose(1, 2).flatten(2), empty, empty)
+        return TokenEvidence(queries.transpose(1, 2).flatten(2), empty, empty, queries.new_zeros(keys.shape[1]))
     columns = select_fused(queries, keys, top_k) if serves(queries, top_k) else None
-    found = [
-        (block.weights @ values[block.head], block.max_weight, block.entropy)
-        for block in blocks(queries, keys, top_k, columns)
-    ]
+    usage = queries.new_zeros(keys.shape[1])
+    found = []
+    for block in blocks(queries, keys, top_k, columns):
+        found.append((block.weights @ values[block.head], block.max_weight, block.entropy))
+        usage += block.weights.detach().sum(dim=(0, 1))
     attended, max_weight, entropy = (join(list(part), heads) for part in zip(*found, strict=True))
-    return TokenEvidence(attended.transpose(1, 2).flatten(2), max_weight, entropy)
+    return TokenEvidence(attended.transpose(1, 2).flatten(2), max_weight, entropy, usage)
