@@ -28,6 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paired import resident_bytes
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
 from mirror_pl.detectors import BackboneConfig, DetectorConfig, MirrorDetector, load_detector
@@ -149,14 +151,6 @@ def _filled(module: nn.Module) -> nn.Module:
     for tensor in module.state_dict().values():
         tensor.normal_(std=0.02)
     return module
-
-
-def resident_bytes(field: str) -> int:
-    """Resident memory of this process: "VmRSS" now, "VmHWM" at its peak since that was reset (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
 
 
 def measure_here(way: Way, folder: Path) -> dict[str, float]:

@@ -6,6 +6,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,3 +56,11 @@ def copy_ceiling(device: torch.device, repeats: int = 5) -> float:
     source = torch.randint(0, 255, (2**30 if device.type == "cuda" else 2**27,), dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.numel() / seconds_of({"copy": lambda: target.copy_(source)}, repeats, device, warm_up=2)["copy"]
+
+
+def resident_bytes(field: str) -> int:
+    """Resident memory of this process: "VmRSS" now, "VmHWM" at its peak since that was reset (Linux)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field} in /proc/self/status")

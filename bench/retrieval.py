@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from paired import best_device, describe, matrix_ceiling, seconds_of
+from paired import best_device, describe, matrix_ceiling, resident_bytes, seconds_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
@@ -95,14 +95,6 @@ def operations(tokens: int = TOKENS, width: int = WIDTH) -> int:
     return 2 * (tokens * width * width + tokens * slots * width + slots * width + width * width)
 
 
-def resident_mib(field: str) -> float:
-    """Resident memory of this process: "VmRSS" now, "VmHWM" at its peak since that was reset (Linux)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) / 1024
-    raise RuntimeError(f"no {field} in /proc/self/status")
-
-
 @torch.inference_mode()
 def measure_memory_here(name: str, batch: int) -> float:
     """MiB that one batch adds to the peak: of the GPU, or of this process, which must be a fresh one."""
@@ -114,9 +106,9 @@ def measure_memory_here(name: str, batch: int) -> float:
         WAYS[name](model, tokens)
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident_mib("VmRSS")
+    before = resident_bytes("VmRSS")
     WAYS[name](model, tokens)
-    return resident_mib("VmHWM") - before
+    return (resident_bytes("VmHWM") - before) / 2**20
 
 
 def measure_memory(batch: int) -> dict[str, float]:

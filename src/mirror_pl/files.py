@@ -12,6 +12,9 @@ from pathlib import Path
 
 from mirror_pl.errors import OutputError
 
+RACY_NS = 2_000_000_000
+"""A file or folder that changed this shortly ago may change again without a new time; what is known of it is not kept."""
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import os
 import re
 import tarfile
 import time
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,37 @@ def test_unpacked_images_are_not_counted_again_in_their_shard(tmp_path: Path) ->
 def test_a_member_written_twice_counts_once_as_its_last(tmp_path: Path) -> None:
     write_shard(tmp_path / "x.tar", [("0_real/a.png", b"old"), ("1_fake/a.png", b"fake"), ("0_real/a.png", b"new!")])
     assert contents(index(tmp_path, "folder")) == {"x.tar/0_real/a.png": (0, b"new!"), "x.tar/1_fake/a.png": (1, b"fake")}
+
+
+def test_links_in_a_shard(tmp_path: Path) -> None:
+    """A hard link is an image of its own, as it is once unpacked; a symbolic link is passed over, and counted."""
+    shard = tmp_path / "x.tar"
+    with tarfile.open(shard, "w") as opened:
+        for folder in ("0_real", "1_fake"):
+            first = tarfile.TarInfo(f"{folder}/a.png")
+            first.size = 5
+            opened.addfile(first, BytesIO(b"image"))
+            for name, kind in (("b.png", tarfile.LNKTYPE), ("c.png", tarfile.SYMTYPE)):
+                link = tarfile.TarInfo(f"{folder}/{name}")
+                link.type, link.linkname = kind, f"{folder}/a.png"
+                opened.addfile(link)
+    found = index(tmp_path, "folder")
+    assert contents(found) == {
+        f"x.tar/{f}/{n}": (i, b"image") for i, f in enumerate(("0_real", "1_fake")) for n in ("a.png", "b.png")
+    }
+    assert found.passed_over.counts == {"suffix .png": 2}
+
+
+def test_a_shard_is_no_class(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s/x.tar", [("0_real/a.png", b"a"), ("horse/1_fake/b.png", b"b"), ("1_fake/c.png", b"c")])
+    found = index(tmp_path, "folder")
+    assert [found.class_names[i] for i in found.class_ids] == ["", "", "horse"]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    write_shard(tmp_path / "x.tar", [("0_real/a.png", b"a"), ("1_fake/b.png", b"b")])
+    os.mkfifo(tmp_path / "pipe.tar")
+    assert index(tmp_path, "folder").unreadable == {"pipe.tar": "a pipe or device, not a file"}
 
 
 def test_a_kept_listing_of_shards_is_equal_until_a_shard_changes(tmp_path: Path) -> None:

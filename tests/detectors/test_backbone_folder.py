@@ -92,7 +92,10 @@ def test_a_saved_bank_is_the_published_format(golden: GoldenSet, golden_detector
     load_detector(golden.checkpoint, backbone=read_backbone_folder(golden.backbone_path), memory_path=path)
     ours, published = (torch.load(file, weights_only=True) for file in (path, golden.memory_path))
     assert ours["epoch"] == 3
-    strip = {name.removeprefix("module.").removeprefix("memory_bank."): part for name, part in published["model_state_dict"].items()}
+    strip = {
+        name.removeprefix("module.").removeprefix("memory_bank."): part
+        for name, part in published["model_state_dict"].items()
+    }
     assert ours["model_state_dict"].keys() == strip.keys()
     if "memory_config" in published:
         assert ours["memory_config"] == published["memory_config"]

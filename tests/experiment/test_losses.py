@@ -21,7 +21,9 @@ def plain_orthogonality(memory: Tensor, form: str) -> Tensor:
 @pytest.mark.parametrize(("slots", "width"), [(40, 12), (12, 40), (12, 12), (300, 32)])
 def test_orthogonality(slots: int, width: int, form: str) -> None:
     memory = torch.randn(slots, width)
-    torch.testing.assert_close(orthogonality_loss(memory, form).double(), plain_orthogonality(memory, form), rtol=1e-5, atol=0)  # type: ignore[arg-type]
+    torch.testing.assert_close(
+        orthogonality_loss(memory, form).double(), plain_orthogonality(memory, form), rtol=1e-5, atol=0
+    )  # type: ignore[arg-type]
     exact = memory.double().requires_grad_()
     value = orthogonality_loss(exact, form)  # type: ignore[arg-type]
     expected = plain_orthogonality(exact, form)
@@ -34,11 +36,16 @@ def test_orthogonality(slots: int, width: int, form: str) -> None:
 def test_gradients_by_finite_differences(form: str) -> None:
     memory = torch.randn(7, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda m: orthogonality_loss(m, form), (memory,))  # type: ignore[arg-type]
-    tokens, rebuilt = torch.randn(2, 4, 3, dtype=torch.float64), torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    tokens, rebuilt = (
+        torch.randn(2, 4, 3, dtype=torch.float64),
+        torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True),
+    )
     assert torch.autograd.gradcheck(lambda r: reconstruction_loss(tokens, r, form), (rebuilt,))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("slots", "width", "floor"), [(4096, 1280, 94.9), (4096, 1024, 110.9), (4096, 768, 133.2), (8, 32, 0.0)])
+@pytest.mark.parametrize(
+    ("slots", "width", "floor"), [(4096, 1280, 94.9), (4096, 1024, 110.9), (4096, 768, 133.2), (8, 32, 0.0)]
+)
 def test_orthogonal_initialisation_starts_at_the_floor(slots: int, width: int, floor: float) -> None:
     assert orthogonality_floor(slots, width) == pytest.approx(floor, abs=0.05)
     if slots < 100:

@@ -95,3 +95,13 @@ def test_an_evaluation_loses_nothing() -> None:
     assert together == 2
     np.testing.assert_allclose(split, whole, atol=1e-6)
     assert np.isfinite(split).all()
+
+
+def test_a_backbone_that_cannot_be_compiled_says_so() -> None:
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    config = compose("eval", ["benchmark=demo"])
+    data = BenchmarkDataModule(build_manifest(config), config.data_root, num_workers=0)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(ConfigError, match=r"could not be compiled .*; use compile=false"):
+        evaluate(Greedy(0, InvalidCxxCompiler()), data, trainer)

@@ -21,10 +21,9 @@ TOLERANCE = {"rtol": 2e-5, "atol": 5e-6}
 
 
 @pytest.fixture(autouse=True)
-def _small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The interpreter takes its time over every row of a tile, used or not."""
+def _few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The interpreter takes its time."""
     if DEVICE == "cpu":
-        monkeypatch.setattr(fused, "ROWS", 32)
         monkeypatch.setattr(fused, "ROUNDS", 4)
 
 
@@ -129,6 +128,25 @@ def test_it_serves_float32_on_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
         assert fused.serves(queries, 8)
         monkeypatch.setattr(fused, "_has_triton", lambda: False)
         assert not fused.serves(queries, 8)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to find C compiler"), ValueError("out of resource: shared memory")])
+def test_a_kernel_that_does_not_work_is_done_without(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def launch(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fused, "_launch", launch)
+    monkeypatch.setattr(fused, "_failed", False)
+    queries, keys = sample(2, 2, 5, 16, 100)
+    with pytest.warns(UserWarning, match="the fused kernel does not work here"):
+        sums, _, _ = pool_fused(queries, keys, 9)
+    torch.testing.assert_close(sums.sum(dim=-1), torch.full_like(sums[..., 0], 5.0))
+    assert fused._failed
+    with pytest.warns(UserWarning, match="goes on in torch"):
+        assert select_fused(queries, keys, 9) is None
+    monkeypatch.setattr(fused, "_launch", lambda *args, **kwargs: (_ for _ in ()).throw(torch.OutOfMemoryError("x")))
+    with pytest.raises(torch.OutOfMemoryError):
+        pool_fused(queries, keys, 9)
 
 
 def test_the_full_path_takes_the_kernels_choice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,14 @@ def test_nan_stays_nan() -> None:
     assert evidence.attended.isnan().all(dim=1).tolist() == [False, True]
 
 
+def test_a_single_nan_in_the_keys_is_not_passed_over() -> None:
+    queries, keys, values = sample(2, 2, 4, 4, 4096)
+    keys[1, 77, 2] = float("nan")
+    evidence = pool(queries, keys, values, 128)
+    assert evidence.max_weight.isnan().all()
+    assert evidence.attended.isnan().any(dim=1).all()
+
+
 def test_one_slot_explains_everything() -> None:
     tensors = sample(2, 2, 4, 4, 30)
     evidence = pool(*tensors, 1)

@@ -41,6 +41,15 @@ def test_equals_a_sort(name: str, top_k: int, dtype: type[np.floating]) -> None:
     assert all(len(set(row)) == top_k for row in columns.tolist())
 
 
+@pytest.mark.parametrize("column", [0, 700, 1000, 1002])
+def test_a_single_nan_counts_as_the_largest(column: int) -> None:
+    logits = RNG.random((ROWS, SLOTS))
+    logits[3, column] = np.nan
+    best, columns = top_k_of_rows(logits, 20)
+    assert column in columns[3]
+    assert np.isnan(best).sum(axis=1).tolist() == [int(row == 3) for row in range(ROWS)]
+
+
 def test_nan_is_kept() -> None:
     logits = RNG.random((3, 1000))
     logits[1, 5] = np.nan

@@ -357,7 +357,8 @@ class _Search:
         here = [base for base in layout.folders if find_folder(self.data_root, base)]
         if here:
             seen = f" Passed over: {self.passed_over.counts}." if self.passed_over.counts else ""
-            seen += "".join(f" Unreadable: {path}: {reason}." for path, reason in self.unreadable.items())
+            if self.unreadable:
+                seen += f" Unreadable: {name_list((f'{path}: {reason}' for path, reason in self.unreadable.items()), 3)}."
             return (
                 f"{self.manifest.title}: none of its {len(layout.subsets)} subsets has an image in "
                 f"{self.data_root / here[0]}.{seen} {expected}"
@@ -390,10 +391,12 @@ def _labels(listed: Walk, layout: Layout) -> list[int | None]:
 
 
 def _class_of(folder: Folder, layout: Layout) -> str:
-    """Return the name of the folder right above the innermost one that decides a label; "" where that is the subset's."""
+    """Name the folder right above the innermost one that decides a label; "" where that is the subset's, or a tar shard."""
     names = {name.casefold() for name in layout.labels}
     deciding = [position for position, part in enumerate(folder.parts) if part.casefold() in names]
-    return folder.parts[deciding[-1] - 1] if deciding and deciding[-1] > 0 else ""
+    above = deciding[-1] - 1 if deciding else -1
+    is_shard = bool(folder.shard) and above == folder.shard.count("/")
+    return folder.parts[above] if above >= 0 and not is_shard else ""
 
 
 def _labels_of_reals(listed: Walk) -> list[int | None]:

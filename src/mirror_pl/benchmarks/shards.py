@@ -6,6 +6,7 @@ read at any image, by any process, which webdataset's own streaming does not off
 
 from __future__ import annotations
 
+import stat
 import tarfile
 from collections.abc import Set
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 from mirror_pl.benchmarks.folder import Folder, suffix_of
 
 SHARD_SUFFIX = ".tar"
+NOWHERE = (-1, -1)
+"""Place of a member that is no file: a symbolic link, or a hard link to what is not in the tar."""
 BLOCK = 10240
 """Bytes read at once: the zeros after a tar's last member are this many at most, as a rule."""
 
@@ -27,17 +30,27 @@ def list_shard(path: Path, parts: tuple[str, ...], suffixes: Set[str], skip: Set
         skip: Names of folders passed over, lower case.
 
     Raises:
-        OSError: If the tar cannot be read, is damaged, compressed, or ends early.
+        OSError: If the tar is no regular file, cannot be read, is damaged, compressed, or ends early.
     """
     try:
-        mtime = path.stat().st_mtime_ns
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
+            raise OSError("a pipe or device, not a file")
+        mtime = status.st_mtime_ns
+        places: dict[str, tuple[int, int]] = {}
         members: dict[str, dict[str, tuple[int, int]]] = {}
         with tarfile.open(path, "r:") as shard:
             for member in shard:
-                if not member.isreg() or member.issparse():
+                if member.isdir():
                     continue
-                above, _, name = member.name.removeprefix("./").rpartition("/")
-                members.setdefault(above, {})[name] = (member.offset_data, member.size)
+                full_name = member.name.removeprefix("./")
+                if member.isreg() and not member.issparse():
+                    place = (member.offset_data, member.size)
+                else:  # a hard link is another name of an earlier member; nothing else has bytes of its own
+                    place = places.get(member.linkname.removeprefix("./"), NOWHERE) if member.islnk() else NOWHERE
+                places[full_name] = place
+                above, _, name = full_name.rpartition("/")
+                members.setdefault(above, {})[name] = place
             end = shard.offset
         _check_end(path, end)
     except tarfile.TarError as error:
@@ -49,7 +62,7 @@ def list_shard(path: Path, parts: tuple[str, ...], suffixes: Set[str], skip: Set
             continue
         folder = Folder((*parts, *inner), shard="/".join(parts))
         for name, (offset, size) in sorted(here.items()):
-            if suffix_of(name) in suffixes:
+            if suffix_of(name) in suffixes and (offset, size) != NOWHERE:
                 folder.names.append(name)
                 folder.sizes.append(size)
                 folder.mtimes.append(mtime)

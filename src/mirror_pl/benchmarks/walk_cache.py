@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 from mirror_pl.benchmarks.folder import Folder
 from mirror_pl.benchmarks.walk import Walk, folder_mtime, walk
 from mirror_pl.errors import OutputError
-from mirror_pl.files import whole_file
+from mirror_pl.files import RACY_NS, whole_file
 
-RACY_NS = 2_000_000_000
-"""A folder that changed this shortly before it was listed may change again without a new time; it is not trusted."""
 FORMAT = "2"
 
 

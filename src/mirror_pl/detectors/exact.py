@@ -1,24 +1,61 @@
-"""Full float32 for what must not be rounded: the evidence, and what is decided from it."""
+"""How a GPU multiplies float32: in full for what must not be rounded, and for the rest as it is told."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
 
 import torch
+
+
+class _Switch(NamedTuple):
+    """Where torch keeps one of its two settings, and what allows and forbids TF32 there."""
+
+    holder: Any
+    name: str
+    allow: Any
+    forbid: Any
+
+    @contextmanager
+    def set_to(self, allowed: bool) -> Iterator[None]:
+        before = getattr(self.holder, self.name)
+        if (before == self.allow) == allowed:
+            yield
+            return
+        setattr(self.holder, self.name, self.allow if allowed else self.forbid)
+        try:
+            yield
+        finally:
+            setattr(self.holder, self.name, before)
+
+
+def _switches() -> tuple[_Switch, _Switch]:
+    """Of matrix products and of convolutions. Since 2.9 torch has new ones, and refuses the old once a new one was used."""
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):
+        return _Switch(matmul, "fp32_precision", "tf32", "ieee"), _Switch(cudnn.conv, "fp32_precision", "tf32", "ieee")
+    return _Switch(matmul, "allow_tf32", True, False), _Switch(cudnn, "allow_tf32", True, False)
+
+
+@contextmanager
+def float32_products(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Say how a CUDA device multiplies float32, whatever the defaults: cuDNN's is TF32, cuBLAS's is not.
+
+    Args:
+        device: On another kind of device nothing is changed.
+        tf32: Round the factors to TF32; otherwise multiply in full.
+    """
+    with ExitStack() as stack:
+        if device.type == "cuda":
+            for switch in _switches():
+                stack.enter_context(switch.set_to(tf32))
+        yield
 
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
     """Compute as the tensors' dtypes say, outside autocast and without TF32 products."""
-    matmul = torch.backends.cuda.matmul
-    before = matmul.allow_tf32
-    with torch.autocast(device.type, enabled=False):
-        if not before:  # as a rule; setting it is no small thing to a compiler
-            yield
-            return
-        matmul.allow_tf32 = False
-        try:
-            yield
-        finally:
-            matmul.allow_tf32 = before
+    with torch.autocast(device.type, enabled=False), float32_products(device, tf32=False):
+        yield

@@ -11,6 +11,7 @@ from torch import Tensor
 from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
 from mirror_pl.detectors.checkpoint.names import live_names, with_our_names
 from mirror_pl.detectors.contract import Detector
+from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.experiment.batch import Batch
 from mirror_pl.experiment.out_of_memory import SplittingScorer
@@ -28,11 +29,15 @@ class DetectorModule(L.LightningModule):
         subsets: Names of the benchmark's subsets.
         members: ``(subsets, groups)`` bool: whether the images of a group count in a subset; a batch's `groups` point
             into the groups.
+        tf32: Let a GPU round the factors of the backbone's float32 products to TF32.
     """
 
-    def __init__(self, detector: Detector, subsets: tuple[str, ...] = (), members: Tensor | None = None) -> None:
+    def __init__(
+        self, detector: Detector, subsets: tuple[str, ...] = (), members: Tensor | None = None, *, tf32: bool = False
+    ) -> None:
         super().__init__()
         self.detector = detector
+        self.tf32 = tf32
         self.scorer = SplittingScorer(detector)
         self.subsets = subsets
         self.balanced_accuracy = SubsetBalancedAccuracy(torch.zeros(0, 0) if members is None else members)
@@ -42,7 +47,8 @@ class DetectorModule(L.LightningModule):
         if len(batch.ids) == 0:  # every image of the batch was undecodable
             logit = p_fake = torch.empty(0, device=self.device)
         else:
-            logit, p_fake = self.scorer(batch.pixels)
+            with float32_products(batch.pixels.device, tf32=self.tf32):
+                logit, p_fake = self.scorer(batch.pixels)
         self.balanced_accuracy.update(logit > 0, batch.labels, batch.groups)
         return {"logit": logit, "p_fake": p_fake}
 

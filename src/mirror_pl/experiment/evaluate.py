@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,27 +59,17 @@ def evaluate(detector: Detector, data: BenchmarkDataModule, trainer: L.Trainer, 
     collector = _Collector(data.index.fingerprint() if trainer.world_size > 1 else "")
     trainer.callbacks.append(collector)  # type: ignore[attr-defined]
     try:
-        with _float32_products(tf32):
-            module = DetectorModule(detector, data.index.subsets, torch.from_numpy(data.index.members()))
-            trainer.test(module, datamodule=data, verbose=False)
+        module = DetectorModule(detector, data.index.subsets, torch.from_numpy(data.index.members()), tf32=tf32)
+        trainer.test(module, datamodule=data, verbose=False)
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise ConfigError(f"compile=true: the backbone could not be compiled ({reason}); use compile=false") from error
     finally:
         trainer.callbacks.remove(collector)  # type: ignore[attr-defined]
     predictions = _assemble(collector.gathered, len(data.index))
     return replace(predictions, most_together=module.scorer.most_together)
-
-
-@contextmanager
-def _float32_products(tf32: bool) -> Iterator[None]:
-    """Say how a GPU multiplies float32, whatever the defaults: cuDNN's is TF32, cuBLAS's is not."""
-    backends: tuple[Any, ...] = (torch.backends.cudnn, torch.backends.cuda.matmul)
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = tf32
-    try:
-        yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            backend.allow_tf32 = value
 
 
 @dataclass

@@ -23,6 +23,7 @@ from mirror_pl.images.crop_segments import ENTRY, Segments, SegmentWriter
 from mirror_pl.images.spec import PreprocessSpec
 
 FORMAT: Final = "1"
+"""To be raised when `decode` or `preprocess` gives other pixels for the same file and recipe."""
 SEGMENT_BYTES: Final = 2**26
 """Size of a full segment; less where the limit is low, so that many processes find room for one each."""
 

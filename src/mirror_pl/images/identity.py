@@ -6,10 +6,8 @@ import hashlib
 import os
 import time
 
+from mirror_pl.files import RACY_NS
 from mirror_pl.sources import ImageSource
-
-RACY_NS = 2_000_000_000
-"""A file that changed this shortly ago may change again without a new time; nothing stands for it yet."""
 
 
 def identity(source: ImageSource, suffix: str) -> bytes | None:

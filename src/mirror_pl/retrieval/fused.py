@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +13,15 @@ from torch import Tensor
 from mirror_pl.retrieval.chunked import blocks, join, pool_chunked
 from mirror_pl.retrieval.evidence import ENTROPY_EPS
 
-ROWS = 128
-"""Rows a tile, of one head and as many images as they reach over. Every tile reads all keys of its head twice."""
+TILES = ((221_184, 128, 2), (81_920, 32, 2), (0, 32, 1))
+"""Shared memory a block that a device must have, in bytes; rows a tile, of one head and as many images as they reach over;
+and stages of the pipeline. Every tile reads all keys of its head twice, so the more rows the better. Found by compiling the
+published size for Hopper (227 KiB), for Ampere and Ada (99 to 163 KiB), and for Turing (64 KiB)."""
 COLUMNS = 64
 """Keys a block."""
 FEW_ROWS = 16
 """Rows whose candidates are held in registers at a time."""
-BLOCK_D, WARPS, STAGES, PROGRAMS_PER_PROCESSOR = 32, 8, 2, 1
-"""Chosen so that the published size compiles for compute capability 9.0 within its shared memory, with few spills."""
+BLOCK_D, WARPS, PROGRAMS_PER_PROCESSOR = 32, 8, 1
 PRECISION = "tf32x3"
 """Of the products on the matrix units: three tf32 products for one of float32, to about its last bit."""
 ROUNDS = 12
@@ -29,9 +32,14 @@ MOST_TOP_K = 256
 """Slots a row from which on the candidates of a few rows no longer fit into registers."""
 
 
+_failed = False
+"""Whether the kernel could not be compiled or launched here; then it is not tried again."""
+
+
 def serves(queries: Tensor, top_k: int) -> bool:
-    """Whether the kernel can take these: float32 on a CUDA device, and Triton installed."""
-    return queries.is_cuda and queries.dtype == torch.float32 and top_k <= MOST_TOP_K and _has_triton()
+    """Whether the kernel can take these: float32 on a CUDA device, and Triton installed and working."""
+    fits = queries.is_cuda and queries.dtype == torch.float32 and top_k <= MOST_TOP_K
+    return fits and not _failed and _has_triton()
 
 
 @cache
@@ -46,7 +54,11 @@ def pool_fused(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tenso
     Column sums are added up in fixed point: integers may be added in any order, so the result is the same bytes every time.
     """
     sums = torch.zeros(len(queries), *keys.shape[:2], dtype=torch.int64, device=queries.device)
-    max_weight, entropy, left_over = _launch(queries, keys, top_k, sums=sums)
+    try:
+        max_weight, entropy, left_over = _launch(queries, keys, top_k, sums=sums)
+    except Exception as error:
+        _give_up(error)
+        return pool_chunked(queries, keys, top_k)
     mean_max, mean_entropy = max_weight.mean(dim=(1, 2)), entropy.mean(dim=(1, 2))
     column_sums = sums.double().mul_(2.0**-FRACTION_BITS).float()
     column_sums.masked_fill_(mean_max.isnan()[:, None, None], float("nan"))  # fixed point knows no NaN
@@ -57,14 +69,31 @@ def pool_fused(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def select_fused(queries: Tensor, keys: Tensor, top_k: int) -> Tensor:
-    """Choose the slots of each row, ``(B, H, N, top_k)`` int64; arguments as of `pool_fused`."""
+def select_fused(queries: Tensor, keys: Tensor, top_k: int) -> Tensor | None:
+    """Choose the slots of each row, ``(B, H, N, top_k)`` int64; arguments as of `pool_fused`. None if that failed."""
     columns = torch.empty(*queries.shape[:3], top_k, dtype=torch.int64, device=queries.device)
-    _, _, left_over = _launch(queries, keys, top_k, columns=columns)
+    try:
+        _, _, left_over = _launch(queries, keys, top_k, columns=columns)
+    except Exception as error:
+        _give_up(error)
+        return None
     if len(left_over):
         again = [block.weights.topk(top_k, dim=-1).indices for block in blocks(queries[left_over], keys, top_k)]
         columns[left_over] = join(again, queries.shape[1])
     return columns
+
+
+def _give_up(error: Exception) -> None:
+    """Do without the kernel from now on, and say so once: Triton may lack a compiler, or a GPU the shared memory."""
+    global _failed
+    if isinstance(error, torch.OutOfMemoryError):
+        raise error
+    _failed = True
+    reason = (str(error).splitlines() or [""])[0]
+    warnings.warn(
+        f"the fused kernel does not work here ({type(error).__name__}: {reason}); retrieval goes on in torch, slower",
+        stacklevel=3,
+    )
 
 
 def _launch(
@@ -84,21 +113,31 @@ def _launch(
     batch, heads, tokens, width = queries.shape
     max_weight, entropy = (queries.new_empty(batch, heads, tokens) for _ in range(2))
     left_over = torch.empty(batch, heads, tokens, dtype=torch.int8, device=queries.device)
+    rows, stages = _tile(queries.device)
     groups = max(COLUMNS, 1 << (2 * top_k - 1).bit_length())
-    tiles = heads * -(-batch * tokens // ROWS)
+    tiles = heads * -(-batch * tokens // rows)
     programs = min(tiles, PROGRAMS_PER_PROCESSOR * _processors(queries.device))
-    pad_logits = queries.new_empty(programs, ROWS, 2 * groups)
+    pad_logits = queries.new_empty(programs, rows, 2 * groups)
     pad_columns, pad_bounds, pad_counts = (
-        torch.empty(programs, ROWS, width, dtype=torch.int32, device=queries.device) for width in (2 * groups, 1, 1)
+        torch.empty(programs, rows, width, dtype=torch.int32, device=queries.device) for width in (2 * groups, 1, 1)
     )
     retrieve[(programs,)](
         queries, keys, sums, columns, max_weight, entropy, left_over, pad_logits, pad_columns, pad_bounds, pad_counts,
         batch, heads, tokens, *queries.stride()[:3], tiles, width**-0.5, ENTROPY_EPS, 2.0**FRACTION_BITS,
         K=keys.shape[1], D=width, TOP_K=top_k, POOLED=sums is not None,
-        ROWS=ROWS, FEW_ROWS=FEW_ROWS, COLUMNS=COLUMNS, GROUPS=groups, PAD=2 * groups,
-        BLOCK_D=BLOCK_D, ROUNDS=ROUNDS, PRECISION=PRECISION, num_warps=WARPS, num_stages=STAGES,
+        ROWS=rows, FEW_ROWS=FEW_ROWS, COLUMNS=COLUMNS, GROUPS=groups, PAD=2 * groups,
+        BLOCK_D=BLOCK_D, ROUNDS=ROUNDS, PRECISION=PRECISION, num_warps=WARPS, num_stages=stages,
     )  # fmt: skip
     return max_weight, entropy, left_over.flatten(1).any(dim=1).nonzero().flatten()
+
+
+def _tile(device: torch.device) -> tuple[int, int]:
+    """Return rows a tile and stages of the pipeline; Triton's interpreter, on a CPU, has none of a GPU's limits."""
+    if device.type != "cuda":
+        return TILES[-1][1:]
+    properties: Any = torch.cuda.get_device_properties(device)  # whose annotations lag behind
+    limit = properties.shared_memory_per_block_optin
+    return next((rows, stages) for shared, rows, stages in TILES if shared <= limit)
 
 
 def _processors(device: torch.device) -> int:

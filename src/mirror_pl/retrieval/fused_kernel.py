@@ -1,11 +1,11 @@
 """Retrieval as one kernel for CUDA, in Triton: from queries and keys to each row's weights, no ``(N, K)`` tensor in memory.
 
-A program takes a tile of rows of one image and head and goes over all K keys at least twice. First it keeps the maxima of G
-groups of columns; their k-th largest is at most a row's k-th largest logit, since k different columns reach it (`select.py`
-does the same on a CPU). Then it makes the logits again and writes those above that bound, few more than k of them, to a
-scratch pad that stays in the second-level cache. If they are more than the pad holds, the k-th largest of what it holds is a
-better bound, and it goes over the keys once more. From the pad the exact k largest are chosen, by bisection over the bits of
-the k-th, and become weights, entropy and largest weight.
+A program takes a tile of rows of one head, of any images, and goes over all K keys at least twice. First it keeps the maxima
+of G groups of columns; their k-th largest is at most a row's k-th largest logit, since k different columns reach it
+(`select.py` does the same on a CPU). Then it makes the logits again and writes those above that bound, few more than k of
+them, to a scratch pad that stays in the second-level cache. If they are more than the pad holds, the k-th largest of what it
+holds is a better bound, and it goes over the keys once more. From the pad the exact k largest are chosen, by bisection over
+the bits of the k-th, and become weights, entropy and largest weight.
 
 Column sums are added up in fixed point: integers may be added in any order, so the result is the same bytes every time.
 """

@@ -1,7 +1,7 @@
 """The pooled path: only what a score needs, without one reconstruction a token.
 
 Only the *mean* over tokens of the attended values enters the score, and that mean is linear in the weights: per image and
-head it is (sum over tokens of the weights) x values. So no ``(N, K) x (K, d)`` product is made, and one image's
+head it is (sum over tokens of the weights) x values. So no ``(N, K) x (K, d)`` product is made; on a CPU one image's
 ``(H, N, K)`` logits are the largest tensor held.
 """
 

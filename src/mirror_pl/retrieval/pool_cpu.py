@@ -61,4 +61,4 @@ def _pool_rows(logits: NDArray[np.floating], top_k: int) -> tuple[NDArray[np.flo
     weights /= weights.sum(axis=1, keepdims=True)
     sums = np.bincount(columns.ravel(), weights=weights.ravel(), minlength=logits.shape[1])
     row_entropy = -(weights * np.log(weights + ENTROPY_EPS)).sum(axis=1)
-    return sums.astype(np.float64, copy=False), float(weights.max(axis=1).mean()), float(row_entropy.mean())
+    return np.asarray(sums, np.float64), float(weights.max(axis=1).mean()), float(row_entropy.mean())

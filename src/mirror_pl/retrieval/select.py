@@ -36,7 +36,7 @@ def top_k_of_rows(logits: NDArray[np.floating], top_k: int) -> tuple[NDArray[np.
 
 
 def _at_least_kth(logits: NDArray[np.floating], top_k: int) -> NDArray[np.int64]:
-    """Return the flat positions of all entries that are at least their row's k-th largest, in order."""
+    """Return the flat positions of all entries that are at least their row's k-th largest, in order; none if any is NaN."""
     rows, slots = logits.shape
     groups = slots // GROUP
     if groups <= top_k:  # too few maxima to rule anything out
@@ -44,12 +44,12 @@ def _at_least_kth(logits: NDArray[np.floating], top_k: int) -> NDArray[np.int64]
         return np.flatnonzero(logits >= kth_largest)
     # Group j holds columns j, j + groups, ...: neighbouring slots, often alike, fall into different groups.
     maxima = logits[:, : groups * GROUP].reshape(rows, GROUP, groups).max(axis=1)
+    if np.isnan(maxima).any() or np.isnan(logits[:, groups * GROUP :]).any():
+        return np.empty(0, np.int64)
     bound = np.partition(maxima, groups - top_k, axis=1)[:, groups - top_k, None]
     candidates = np.flatnonzero(logits >= bound)
     starts = np.searchsorted(candidates, np.arange(rows + 1) * slots)
     counts = np.diff(starts)
-    if (counts < top_k).any():  # NaN
-        return candidates[:0]
     values = logits.ravel()[candidates]
     padded = np.full((rows, counts.max(initial=0)), -np.inf, logits.dtype)
     padded[np.arange(padded.shape[1]) < counts[:, None]] = values
