@@ -12,7 +12,7 @@ import pytest
 import mirror_pl
 
 PACKAGE = Path(mirror_pl.__file__).parent
-COMMANDS = {"eval", "convert", "check_data"}
+COMMANDS = {"eval", "train", "convert", "check_data"}
 SHARED = {"errors", "labels", "files", "provenance", "sources"}  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.

@@ -64,5 +64,5 @@ def test_reconstruction() -> None:
 
 
 def test_an_unknown_form_is_refused() -> None:
-    with pytest.raises(ConfigError, match="loss form must be released, paper, got 'both'"):
+    with pytest.raises(ConfigError, match="loss_form must be one of released, paper, got 'both'"):
         orthogonality_loss(torch.randn(3, 2), "both")  # type: ignore[arg-type]

@@ -131,6 +131,8 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     warnings.filterwarnings("ignore", message=r".*sync_dist=True.*")
     # Lightning 2.6.6 asks torch 2.13 in a way that newer ones deprecate: github.com/Lightning-AI/pytorch-lightning
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
+    # The frozen parts are, and stay.
+    warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
     callbacks = [build(node) for node in cfg.callbacks.values()]
     loggers = [build(node) for node in cfg.logger.values()]
     progress_bar = "progress" in cfg.callbacks  # otherwise Lightning would add one of its own

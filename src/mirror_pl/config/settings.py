@@ -102,7 +102,47 @@ class CheckDataSettings:
         """Every value of these types is in range."""
 
 
-Settings = TypeVar("Settings", EvalSettings, ConvertSettings, CheckDataSettings)
+@dataclass
+class PhaseSettings:
+    """What is learnt, and how; ``configs/phase/`` says what each is."""
+
+    name: str
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    orthogonality: float
+    loss_form: str
+    slots: int
+    heads: int
+    top_k: int
+    drop_registers: bool
+
+
+@dataclass
+class TrainSettings:
+    """Settings of ``mirror_pl.train``; ``configs/train.yaml`` says what each is."""
+
+    phase: PhaseSettings
+    backbone: BackboneSettings
+    batch_size: int
+    num_workers: Optional[int]
+    seed: int
+    output_dir: str
+    resume: bool
+    save_every_steps: int
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        for name in ("batch_size", "save_every_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {self.num_workers}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or more, got {self.seed}")
+
+
+Settings = TypeVar("Settings", EvalSettings, ConvertSettings, CheckDataSettings, TrainSettings)
 
 
 def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:

@@ -13,14 +13,14 @@ from mirror_pl.scores import Status
 
 
 class Sample(NamedTuple):
-    """One image of a benchmark, decoded and preprocessed, or the reason why not.
+    """One image of a benchmark or a training set, decoded and preprocessed, or the reason why not.
 
     Attributes:
-        id: Its position in the benchmark's index.
+        id: Its position in the benchmark's index or the training set.
         label: 0 real, 1 fake.
-        group: Position of its group in the manifest: a subset, or a set of shared reals.
+        group: Position of its group in the manifest: a subset, or a set of shared reals; 0 in training.
         status: What became of it.
-        pixels: ``(H, W, 3)`` uint8; None where undecodable.
+        pixels: ``(H, W, 3)`` uint8; None where undecodable, and in training also where truncated.
         reason: In words, where the status is not OK; otherwise empty.
     """
 
@@ -48,7 +48,7 @@ class Batch(NamedTuple):
         pixels: ``(B, 3, H, W)`` uint8; scaled and normalised on the device.
         labels: ``(B,)`` int64.
         groups: ``(B,)`` int64.
-        flaws: Undecodable images, which are not among the B, and truncated ones, which are.
+        flaws: Undecodable images, which are not among the B, and truncated ones, which are, but for training.
     """
 
     ids: Tensor

@@ -21,7 +21,7 @@ def reconstruction_loss(tokens: Tensor, rebuilt: Tensor, form: LossForm = "relea
     as much.
     """
     error = F.mse_loss(rebuilt, tokens)
-    return error if _checked(form) == "released" else error * tokens.shape[-1]
+    return error if check_form(form) == "released" else error * tokens.shape[-1]
 
 
 def orthogonality_loss(memory: Tensor, form: LossForm = "released") -> Tensor:
@@ -32,7 +32,7 @@ def orthogonality_loss(memory: Tensor, form: LossForm = "released") -> Tensor:
     With more prototypes than features no ``(K, K)`` matrix is made: ``|M M^T - I|^2 = |M^T M|^2 - 2 |M|^2 + K``, and
     ``M^T M`` is ``(D, D)``. The norm cannot be 0 there (see `orthogonality_floor`), so nothing cancels.
     """
-    rows = F.normalize(memory, dim=1) if _checked(form) == "released" else memory
+    rows = F.normalize(memory, dim=1) if check_form(form) == "released" else memory
     slots, width = rows.shape
     if slots <= width:
         return torch.linalg.matrix_norm(rows @ rows.T - torch.eye(slots, dtype=rows.dtype, device=rows.device))
@@ -45,7 +45,8 @@ def orthogonality_floor(slots: int, width: int) -> float:
     return max(slots * slots / width - slots, 0.0) ** 0.5
 
 
-def _checked(form: str) -> str:
+def check_form(form: str) -> str:
+    """Return `form`, or raise ConfigError if it is none."""
     if form not in get_args(LossForm):
-        raise ConfigError(f"loss form must be {name_list(get_args(LossForm))}, got {form!r}")
+        raise ConfigError(f"loss_form must be one of {name_list(get_args(LossForm))}, got {form!r}")
     return form

@@ -1,5 +1,6 @@
 """From a file to pixels by one declared recipe. Knows no model and no benchmark."""
 
+from mirror_pl.images.augment import AugmentSpec, augment
 from mirror_pl.images.crop_cache import CropCache
 from mirror_pl.images.decode import IMAGE_SUFFIXES, DecodedImage, UndecodableImageError, decode
 from mirror_pl.images.identity import identity
@@ -8,10 +9,12 @@ from mirror_pl.images.spec import PreprocessSpec
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "AugmentSpec",
     "CropCache",
     "DecodedImage",
     "PreprocessSpec",
     "UndecodableImageError",
+    "augment",
     "decode",
     "identity",
     "preprocess",

@@ -34,19 +34,24 @@ def shrink_short_side(image: Image.Image, max_short_side_px: int | None) -> Imag
     short = min(image.size)
     if max_short_side_px is None or short <= max_short_side_px:
         return image
-    width, height = (round(side * max_short_side_px / short) for side in image.size)
-    return image.resize((width, height), Image.Resampling.BICUBIC)
+    return image.resize(scaled_size(image.size, max_short_side_px), Image.Resampling.BICUBIC)
+
+
+def scaled_size(size: tuple[int, int], short_side_px: int) -> tuple[int, int]:
+    """Return ``(width, height)`` with the short side brought to `short_side_px`; the other one is rounded, half to even."""
+    short = min(size)
+    return round(size[0] * short_side_px / short), round(size[1] * short_side_px / short)
 
 
 def centre_crop(image: Image.Image, crop_px: int) -> Image.Image:
     """Cut the central square, padding smaller images with zeros; origins are rounded as torchvision rounds them."""
-    left, top = (_crop_origin(side, crop_px) for side in image.size)
+    left, top = (crop_origin(side, crop_px) for side in image.size)
     # Pillow fills what lies outside the image with zeros.
     return image.crop((left, top, left + crop_px, top + crop_px))
 
 
-def _crop_origin(side: int, crop_px: int) -> int:
-    """Return where the crop begins on a side of the image; negative where padding comes first."""
+def crop_origin(side: int, crop_px: int) -> int:
+    """Return where the central crop begins on a side of the image; negative where padding comes first."""
     if side < crop_px:
         return -((crop_px - side) // 2)
     return round((side - crop_px) / 2)

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from mirror_pl.benchmarks import BenchmarkIndex
-from mirror_pl.errors import ConfigError, OutputError
+from mirror_pl.errors import ConfigError, OutputError, name_list
 from mirror_pl.files import printable, write_text
 from mirror_pl.reports.deltas import Delta, deltas_csv
 from mirror_pl.reports.published_csv import published_csv
@@ -30,14 +30,21 @@ class RunFolder:
         path: The folder; made if it does not exist.
         resolved_yaml: The settings of the run, all interpolations resolved. Written as ``config.yaml``, which claims the
             folder: of two runs that want it, one gets it.
+        resume: Go on with the run that is there, which must not be complete and must have the same settings but for
+            ``resume`` itself; where there is none, begin.
 
     Raises:
-        ConfigError: If it holds another run, complete or not: nothing is overwritten.
+        ConfigError: If it holds another run, complete or not: nothing is overwritten. With `resume`, if that run is
+            complete or has other settings.
         OutputError: If it cannot be written.
     """
 
-    def __init__(self, path: Path, resolved_yaml: str) -> None:
+    def __init__(self, path: Path, resolved_yaml: str, *, resume: bool = False) -> None:
         self.path = path
+        self._resumed = resume and (path / "config.yaml").exists()
+        if self._resumed:
+            self._check_same(resolved_yaml)
+            return
         try:
             path.mkdir(parents=True, exist_ok=True)
             with (path / "config.yaml").open("x", encoding="utf-8") as file:
@@ -50,8 +57,20 @@ class RunFolder:
         except OSError as error:
             raise OutputError(f"output_dir: {path} cannot be written: {error.strerror}; give another one") from error
 
+    def _check_same(self, resolved_yaml: str) -> None:
+        if (self.path / "run.json").exists():
+            raise ConfigError(f"resume: the run in {self.path} is complete; there is nothing to go on with")
+        before = (self.path / "config.yaml").read_text(encoding="utf-8").splitlines()
+        changed = set(before) ^ set(resolved_yaml.splitlines())
+        changed = {line for line in changed if not line.strip().startswith("resume:")}
+        if changed:
+            lines = name_list(sorted(map(str.strip, changed)))
+            raise ConfigError(f"resume: the run in {self.path} has other settings: {lines}")
+
     def release(self) -> None:
         """Give the folder up, before anything else was written: as if it had never been claimed."""
+        if self._resumed:
+            return
         (self.path / "config.yaml").unlink()
         with suppress(OSError):  # it may hold what is not ours
             self.path.rmdir()

@@ -16,6 +16,10 @@ CHUNK_LOGITS = 2**25
 """Logits held at a time on an accelerator (128 MiB in float32): 40 images of the published size. A CPU takes one image."""
 
 
+LOGITS_A_THREAD = 2**18
+"""Logits for which a further thread is worth its start."""
+
+
 class Block(NamedTuple):
     """What one head makes of the tokens of some images.
 
@@ -64,7 +68,7 @@ def _best_columns(logits: Tensor, top_k: int) -> Tensor:
     """Return the columns of each row's `top_k` largest entries, ``(R, top_k)`` int64."""
     if logits.device.type != "cpu":
         return logits.topk(top_k, dim=1, sorted=False).indices
-    workers = torch.get_num_threads()
+    workers = min(torch.get_num_threads(), 1 + logits.numel() // LOGITS_A_THREAD)
     shares = [share.numpy() for share in logits.tensor_split(workers) if len(share)]
     with ThreadPoolExecutor(workers) as threads:
         found = threads.map(lambda share: torch.from_numpy(top_k_of_rows(share, top_k)[1]), shares)

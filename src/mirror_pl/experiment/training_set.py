@@ -1,0 +1,294 @@
+"""Which images a bank or a detector is trained on: found in folders, labelled by them, and chosen from by a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mirror_pl.benchmarks.folder import Folder, suffix_of
+from mirror_pl.benchmarks.index import PassedOver
+from mirror_pl.benchmarks.walk import Walk
+from mirror_pl.benchmarks.walk_cache import cached_walk
+from mirror_pl.errors import ConfigError, DataError
+from mirror_pl.images import IMAGE_SUFFIXES
+from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
+from mirror_pl.sources import ImageSource
+
+LABEL_FOLDERS: Final = {"0_real": REAL, "nature": REAL, "real": REAL, "1_fake": FAKE, "ai": FAKE, "fake": FAKE}
+"""Names of folders below `root` that label what is in them, in lower case; a folder's own case does not matter."""
+_KNOWN: Final = "0_real and 1_fake, nature and ai, or real and fake"
+TRAIN_FOLDER: Final = "train"
+HELD_OUT_FOLDERS: Final = frozenset({"val", "test"})
+"""Folders below `root` that are passed over where images are found in a folder `TRAIN_FOLDER`."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images to train on, in a fixed order: reals, extra reals, fakes; each of these by folder given, then by path.
+
+    Attributes:
+        folders: Folders given, that `folder_ids` point into.
+        paths: One an image, below its folder, with forward slashes. An image's id is its position here.
+        folder_ids: ``(S,)`` int32.
+        labels: ``(S,)`` int8, 0 real and 1 fake.
+        sizes: ``(S,)`` int64, bytes; -1 where a file's size cannot be read.
+        mtimes: ``(S,)`` int64, ns since the epoch; -1 where it cannot be read.
+        passed_over: Files below the folders that are not trained on, but for those beyond a number asked for.
+        unreadable: Why a folder could not be listed, by its path; its files are unknown.
+    """
+
+    folders: tuple[Path, ...]
+    paths: list[str]
+    folder_ids: NDArray[np.int32]
+    labels: NDArray[np.int8]
+    sizes: NDArray[np.int64]
+    mtimes: NDArray[np.int64]
+    passed_over: PassedOver
+    unreadable: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def source(self, image: int) -> ImageSource:
+        """Say where an image's bytes are, by its id."""
+        return ImageSource(self.folders[self.folder_ids[image]] / self.paths[image])
+
+    def fingerprint(self) -> str:
+        """SHA-256 over every image's path below its folder, size and label: equal for equal data, whatever the machine."""
+        digest = hashlib.sha256()
+        for path, folder, size, label in zip(self.paths, self.folder_ids, self.sizes, self.labels, strict=True):
+            digest.update(f"{folder}\0{path}\0{size}\0{label}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def find_training_images(
+    real: Sequence[Path] = (),
+    fake: Sequence[Path] = (),
+    root: Path | None = None,
+    suffixes: Set[str] = IMAGE_SUFFIXES,
+    *,
+    extra_real: Sequence[Path] = (),
+    extra_reals_per_fake: float = 1.0,
+    labels: Collection[int] = (REAL, FAKE),
+    max_per_class: int | None = None,
+    seed: int = 0,
+    cache: Path | None = None,
+) -> TrainingSet:
+    """Find the images to train on.
+
+    An image counts once, however many of the folders hold it; folders reached by a symbolic link are the folders they lead
+    to. Images in tar files are not found.
+
+    Args:
+        real: Folders below which every image is real.
+        fake: Folders below which every image is fake.
+        root: Folder below which images are labelled by the innermost folder they lie in that `LABEL_FOLDERS` names:
+            GenImage's layout, and the one of ``0_real`` and ``1_fake``. If any of them lies in a folder ``train``, all in a
+            folder ``val`` or ``test`` are passed over, also those of other generators, which are no more to be trained on.
+            Without any folder ``train`` they are taken: the root was named for them.
+        suffixes: File suffixes of images, lower case, with the dot; the case of a file's own suffix does not matter.
+        extra_real: Folders of reals of which `extra_reals_per_fake` are drawn for each fake, as the published training code
+            does from MSCOCO. None is drawn twice before each was once. Used only where both classes are wanted.
+        extra_reals_per_fake: How many; the product with the number of fakes is rounded.
+        labels: Classes wanted; others are left out. A bank of reals takes ``[0]``.
+        max_per_class: Reals and fakes taken at most, before extra reals; None takes all. Which ones depends on `seed` and
+            their paths, not on the order they are listed in or on what else is there.
+        seed: Decides which images are chosen.
+        cache: Folder to keep listings in; see `cached_walk`.
+
+    Raises:
+        ConfigError: If a number is out of range.
+        DataError: If no folder is given, one is missing or has no image, a class has none, or an image is given as both
+            real and fake.
+    """
+    if max_per_class is not None and max_per_class < 1:
+        raise ConfigError(f"data.max_per_class must be at least 1, or null for all, got {max_per_class}")
+    if not 0 < extra_reals_per_fake < float("inf"):
+        raise ConfigError(f"data.extra_reals_per_fake must be more than 0, got {extra_reals_per_fake}")
+    if not labels or not set(labels) <= {REAL, FAKE}:
+        raise ConfigError(f"data.labels must be [0] (real), [1] (fake) or [0, 1], got {list(labels)}")
+    search = _Search(suffixes, frozenset(labels), cache)
+    if REAL in labels:
+        for folder in real:
+            search.add("data.real", folder, REAL, search.columns[REAL])
+    if FAKE in labels:
+        for folder in fake:
+            search.add("data.fake", folder, FAKE, search.columns[FAKE])
+    if root is not None:
+        search.add_root(root)
+    if not search.folders:
+        raise DataError(
+            "no folder to train on was given; give data.real=[FOLDER] and data.fake=[FOLDER], or data.root=FOLDER with "
+            f"folders {_KNOWN} in it"
+        )
+    chosen = {label: column.chosen(max_per_class, seed) for label, column in search.columns.items()}
+    extras = _Column("extra_real")
+    if extra_real and FAKE in labels and REAL in labels:
+        for folder in extra_real:
+            search.add("data.extra_real", folder, REAL, extras)
+        if not extras.paths:
+            raise DataError(
+                f"data.extra_real: no image in {', '.join(map(str, extra_real))} is not among the reals already; give other "
+                "reals as data.extra_real=[FOLDER]"
+            )
+    extra = extras.drawn(round(extra_reals_per_fake * len(chosen[FAKE])), seed)
+    for label in sorted(labels):
+        if not len(chosen[label]) and not (label == REAL and len(extra)):
+            raise DataError(
+                f"no {LABEL_NAMES[label]} image in {', '.join(map(str, search.folders))}; give a folder of them as "
+                f"data.{LABEL_NAMES[label]}=[FOLDER], or train on one class only with data.labels=[{1 - label}]"
+            )
+    parts = [(REAL, search.columns[REAL], chosen[REAL]), (REAL, extras, extra), (FAKE, search.columns[FAKE], chosen[FAKE])]
+    return TrainingSet(
+        folders=tuple(search.folders),
+        paths=[column.paths[image] for _, column, images in parts for image in images.tolist()],
+        folder_ids=np.concatenate([np.array(column.folder_ids, np.int32)[images] for _, column, images in parts]),
+        labels=np.concatenate([np.full(len(images), label, np.int8) for label, _, images in parts]),
+        sizes=np.concatenate([np.array(column.sizes, np.int64)[images] for _, column, images in parts]),
+        mtimes=np.concatenate([np.array(column.mtimes, np.int64)[images] for _, column, images in parts]),
+        passed_over=search.passed_over,
+        unreadable=search.unreadable,
+    )
+
+
+@dataclass
+class _Column:
+    """Images of one kind, as listed; `name` tells its draws from those of the others."""
+
+    name: str
+    paths: list[str] = field(default_factory=list)
+    folder_ids: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    mtimes: list[int] = field(default_factory=list)
+
+    def chosen(self, count: int | None, seed: int) -> NDArray[np.int64]:
+        """Return the positions of `count` images, or of all if there are no more, in order."""
+        if count is None or count >= len(self.paths):
+            return np.arange(len(self.paths))
+        return self.drawn(count, seed)
+
+    def drawn(self, count: int, seed: int) -> NDArray[np.int64]:
+        """Return `count` positions, in order; where that is more than there are, each as often as another, but for one."""
+        if not self.paths:
+            return np.empty(0, np.int64)
+        rounds, rest = divmod(count, len(self.paths))
+        images = np.repeat(np.arange(len(self.paths)), rounds)
+        return np.sort(np.concatenate([images, self._ranked(seed)[:rest]]), kind="stable")
+
+    def _ranked(self, seed: int) -> NDArray[np.int64]:
+        """Return all positions in an order drawn by `seed`, which files added or gone elsewhere do not change."""
+        keys = np.empty(len(self.paths), np.uint64)
+        for image, (path, folder) in enumerate(zip(self.paths, self.folder_ids, strict=True)):
+            key = f"{seed}\0{self.name}\0{folder}\0{path}".encode("utf-8", "surrogateescape")
+            keys[image] = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+        return np.argsort(keys, kind="stable")
+
+
+class _Search:
+    """One search for training images. Each folder on disk is taken once, with one label."""
+
+    def __init__(self, suffixes: Set[str], wanted: Set[int], cache: Path | None) -> None:
+        self.suffixes = suffixes
+        self.wanted = wanted
+        self.cache = cache
+        self.folders: list[Path] = []
+        self.columns = {REAL: _Column("real"), FAKE: _Column("fake")}
+        self.passed_over = PassedOver()
+        self.unreadable: dict[str, str] = {}
+        self.taken: dict[str, tuple[int, str]] = {}
+        """Label of each folder on disk that was taken, and as what it was given."""
+
+    def add(self, key: str, path: Path, label: int, column: _Column) -> None:
+        """Take every image below `path`."""
+        listed = self._walk(key, path)
+        self._take(key, listed, [(folder, label, column) for folder in listed.folders])
+
+    def add_root(self, path: Path) -> None:
+        """Take what lies in a folder of a label, and not in one that is held out."""
+        listed = self._walk("data.root", path)
+        labels = [_label(folder) for folder in listed.folders]
+        has_train = any(
+            folder.names and label is not None and TRAIN_FOLDER in _folded(folder)
+            for folder, label in zip(listed.folders, labels, strict=True)
+        )
+        taken = []
+        for folder, label in zip(listed.folders, labels, strict=True):
+            reason = ""
+            if label is None:
+                reason = f"no folder {_KNOWN} above"
+            elif has_train and HELD_OUT_FOLDERS & set(_folded(folder)):
+                reason = "in a folder val or test, while others are in a folder train"
+            elif label not in self.wanted:
+                reason = f"{LABEL_NAMES[label]}, which is not trained on"
+            if reason or label is None:
+                for name in folder.names:
+                    self.passed_over.add(reason, str(listed.path.joinpath(*folder.parts, name)))
+            else:
+                taken.append((folder, label, self.columns[label]))
+        if not any(folder.names for folder, _, _ in taken):
+            seen = f" Passed over: {self.passed_over.counts}." if self.passed_over.counts else ""
+            raise DataError(
+                f"data.root: no image to train on in {path}.{seen} Put images into folders {_KNOWN} below it, or give "
+                "folders of one class as data.real=[FOLDER] and data.fake=[FOLDER]"
+            )
+        self._take("data.root", listed, taken)
+
+    def _walk(self, key: str, path: Path) -> Walk:
+        example = f"{key}=FOLDER" if key == "data.root" else f"{key}=[FOLDER]"
+        if not path.is_dir():
+            kind = "is a file, not a folder" if path.exists() else "does not exist"
+            raise DataError(f"{key}: {path} {kind}; give a folder of images as {example}")
+        listed = cached_walk(path, self.suffixes, frozenset(), self.cache)
+        for name, reason in listed.unreadable.items():
+            self.unreadable[str(path if name == "." else path / name)] = reason
+        for folder in listed.folders:
+            for name in folder.others:
+                place = str(path.joinpath(*folder.parts, name))
+                self.passed_over.add(f"suffix {suffix_of(name) or '(none)'}", place)
+        if not any(folder.names for folder in listed.folders):
+            why = "".join(f" Unreadable: {name}: {reason}." for name, reason in listed.unreadable.items())
+            raise DataError(
+                f"{key}: no image in {path}, where names end in {', '.join(sorted(self.suffixes))}.{why} Give a folder of "
+                f"images as {example}"
+            )
+        return listed
+
+    def _take(self, key: str, listed: Walk, labelled: Sequence[tuple[Folder, int, _Column]]) -> None:
+        folder_id = len(self.folders)
+        self.folders.append(listed.path)
+        given = f"{key}={listed.path}"
+        for folder, label, column in labelled:
+            if not folder.names:
+                continue
+            place = os.path.realpath(listed.path.joinpath(*folder.parts))
+            before = self.taken.get(place)
+            if before is not None and before[0] != label:
+                image = listed.path.joinpath(*folder.parts, folder.names[0])
+                raise DataError(
+                    f"{image} is both {LABEL_NAMES[before[0]]}, by {before[1]}, and {LABEL_NAMES[label]}, by {given}; give "
+                    "each folder under one label only"
+                )
+            if before is not None:
+                continue
+            self.taken[place] = label, given
+            start = "".join(f"{part}/" for part in folder.parts)
+            column.paths += [start + name for name in folder.names]
+            column.folder_ids += [folder_id] * len(folder.names)
+            column.sizes += folder.sizes
+            column.mtimes += folder.mtimes
+
+
+def _label(folder: Folder) -> int | None:
+    """Return the label that the innermost folder of a known name gives; None where there is none."""
+    return next((LABEL_FOLDERS[part] for part in reversed(_folded(folder)) if part in LABEL_FOLDERS), None)
+
+
+def _folded(folder: Folder) -> tuple[str, ...]:
+    return tuple(part.casefold() for part in folder.parts)

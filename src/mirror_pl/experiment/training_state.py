@@ -1,0 +1,88 @@
+"""What a training run needs to go on where it was killed, in one file that is always whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from mirror_pl.errors import CheckpointError
+from mirror_pl.files import whole_file
+
+
+class Resumable(Protocol):
+    """A LightningModule that counts its steps and hands out what training changes."""
+
+    step: int
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What training changes, besides the optimizer."""
+
+    def load_trained_state(self, state: Any) -> None:
+        """Go on from what `trained_state` returned."""
+
+
+class TrainingState(L.Callback):
+    """Saves the state every so many steps and at the end, and restores it when training starts.
+
+    The state after a step is all there is: the data's order follows from the step, the learning rate too. So a run that was
+    killed and resumed ends with the same weights as one that was not; on a CPU, to the last bit.
+
+    Args:
+        path: The file; replaced as a whole each time.
+        every_steps: Steps between two saves.
+        resume: What `read_state` returned; None starts anew.
+    """
+
+    def __init__(self, path: Path, every_steps: int, resume: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self.every_steps = every_steps
+        self.resume = resume
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Restore the optimizer, which exists from here on, and the module."""
+        if self.resume is not None:
+            pl_module.load_trained_state(self.resume["trained"])
+            trainer.optimizers[0].load_state_dict(self.resume["optimizer"])
+            pl_module.step = self.resume["step"]
+            self.resume = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Save, if it is time: at the start of a step, when the one before is counted."""
+        if batch_idx and pl_module.step % self.every_steps == 0:
+            self._save(trainer, pl_module)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Save the last state."""
+        self._save(trainer, pl_module)
+
+    def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        state = {
+            "step": pl_module.step,
+            "trained": {name: tensor.detach().cpu() for name, tensor in pl_module.trained_state().items()},
+            "optimizer": trainer.optimizers[0].state_dict(),
+        }
+        with whole_file(self.path) as temporary:
+            torch.save(state, temporary)
+
+
+def read_state(path: Path) -> dict[str, Any] | None:
+    """Read a state; None where there is none yet.
+
+    Raises:
+        CheckpointError: If the file is no such state. It is loaded safely: nothing in it is executed.
+    """
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return {key: state[key] for key in ("step", "trained", "optimizer")}
+    except Exception as error:  # torch.load raises many kinds on a damaged file
+        raise CheckpointError(
+            f"resume: {path} cannot be read ({type(error).__name__}: {error}); start anew without it"
+        ) from error

@@ -1,0 +1,22 @@
+"""``python -m mirror_pl.train``: learn a memory bank from real images (Phase 1)."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from mirror_pl.config.command import command
+from mirror_pl.config.settings import TrainSettings, read_settings
+
+
+@command("train")
+def main(cfg: DictConfig) -> None:
+    """Do as `cfg` says."""
+    read_settings(cfg, TrainSettings)
+    # Imported here: torch and Lightning take seconds, and --help or a wrong setting is to be answered at once.
+    from mirror_pl.jobs.training import run
+
+    run(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Phase 1 as a user runs it: what is learnt, what is kept, and going on where a run was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_set import SMALL
+from PIL import Image
+from torch import Tensor
+
+from mirror_pl.config.command import compose
+from mirror_pl.detectors.checkpoint import load_backbone
+from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError
+from mirror_pl.experiment import memory_bank_module
+from mirror_pl.experiment.training_state import TrainingState
+from mirror_pl.jobs.training import run
+
+SMALL_BANK = ["phase.slots=48", "phase.heads=4", "phase.top_k=6", "batch_size=8", "num_workers=0", "~callbacks.progress"]
+
+
+IMAGES = Path(tempfile.gettempdir()) / f"mirror_pl_training_images_{os.getpid()}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _images() -> Iterator[None]:
+    """37 small pictures; where they are is part of a run's settings, so they stay there for all runs."""
+    IMAGES.mkdir()
+    for number, pixels in enumerate(SMALL.pixels()):
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(IMAGES / f"{number}.jpg", quality=95)
+    yield
+    shutil.rmtree(IMAGES)
+
+
+def overrides(output: Path, *more: str) -> list[str]:
+    return [
+        f"backbone.path={SMALL.backbone_path}", f"data.real={IMAGES}", f"output_dir={output}", "phase.epochs=3",
+        "trainer.accelerator=cpu", "save_every_steps=2", "logger=none", f"paths.outputs={output.parent / 'outputs'}", *SMALL_BANK, *more,
+    ]  # fmt: skip
+
+
+def train(output: Path, *more: str) -> Path:
+    run(compose("train", overrides(output, *more)))
+    return output
+
+
+def bank_of(output: Path) -> dict[str, Tensor]:
+    return torch.load(output / "memory_bank.pth", weights_only=True)["model_state_dict"]
+
+
+def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("train") / "run", "phase.learning_rate=1e-3")
+
+
+def test_what_a_run_leaves(trained: Path) -> None:
+    facts = json.loads((trained / "run.json").read_text())
+    assert facts["steps"] == 3 * (37 // 8)
+    assert facts["images"] == {"used": 37, "unreadable": 0}
+    assert facts["detector"]["memory_bank"] == {"slots": 48, "heads": 4, "top_k": 6}
+    figures = facts["figures"]
+    assert figures["train/orthogonality"] >= figures["train/orthogonality_floor"] > 0
+    assert 0 <= figures["train/usage_entropy"] <= 1
+    assert figures["train/learning_rate"] == pytest.approx(1e-3 * 0.25)
+    content = torch.load(trained / "memory_bank.pth", weights_only=True)
+    assert content["memory_config"] == {"feature_dim": 32, "mem_slots": 48, "num_heads": 4, "top_k": 6}
+    assert content["epoch"] == 3
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(trained: Path, tmp_path: Path) -> None:
+    assert equal(bank_of(trained), bank_of(train(tmp_path / "again", "phase.learning_rate=1e-3", "num_workers=2")))
+    assert not equal(bank_of(trained), bank_of(train(tmp_path / "other", "phase.learning_rate=1e-3", "seed=1")))
+
+
+def test_the_loss_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[float] = []
+    real = memory_bank_module.reconstruction_loss
+    monkeypatch.setattr(
+        memory_bank_module,
+        "reconstruction_loss",
+        lambda *args: (errors.append(float((loss := real(*args)).detach())), loss)[1],
+    )
+    train(tmp_path / "run", "phase.epochs=15", "phase.learning_rate=1e-2")
+    assert sum(errors[-4:]) < 0.7 * sum(errors[:4])
+
+
+class Stopped(BaseException):
+    """As sudden as a kill, as far as one can be inside a test."""
+
+
+@pytest.mark.parametrize("saves", [1, 3, 5])
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    output, done = tmp_path / "run", 0
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        nonlocal done
+        save(self, *args)
+        done += 1
+        if done == saves:
+            raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(output, "phase.learning_rate=1e-3")
+    assert not (output / "run.json").exists()
+    with pytest.raises(ConfigError, match="interrupted or still running"):
+        train(output, "phase.learning_rate=1e-3")
+    with pytest.raises(ConfigError, match=r"resume: .* has other settings: learning_rate: 0.001, learning_rate: 0.002"):
+        train(output, "phase.learning_rate=2e-3", "resume=true")
+    train(output, "phase.learning_rate=1e-3", "resume=true")
+    assert equal(bank_of(output), bank_of(trained))
+    assert json.loads((output / "run.json").read_text())["resumed_after"] == 2 * saves
+    with pytest.raises(ConfigError, match="is complete; there is nothing to go on with"):
+        train(output, "phase.learning_rate=1e-3", "resume=true")
+
+
+def test_only_the_bank_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modules: list[memory_bank_module.MemoryBankModule] = []
+    init = memory_bank_module.MemoryBankModule.__init__
+    monkeypatch.setattr(
+        memory_bank_module.MemoryBankModule, "__init__", lambda self, *args: (init(self, *args), modules.append(self))[0]
+    )
+    train(tmp_path / "run", "phase.learning_rate=1e-2", "phase.epochs=1")
+    detector = modules[0].detector
+    trained = {name for name, parameter in detector.named_parameters() if parameter.requires_grad}
+    bank = {"memory", "q.weight", "k.weight", "v.weight", "out.weight", "out.bias"}
+    assert trained == {f"memory_bank.{name}" for name in bank}
+    before = load_backbone(SMALL.backbone_path).state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.backbone.state_dict().items())
+    assert not any(module.training for name, module in modules[0].train().named_modules() if "backbone" in name)
+
+
+def test_an_unreadable_image_is_left_out_and_named(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, path in enumerate(sorted(IMAGES.iterdir())[:9]):
+        (images / f"{number}.jpg").write_bytes(path.read_bytes())
+    (images / "bad.png").write_bytes(b"no image")
+    with pytest.raises(IncompleteRunError, match=r"1 images could not be read and were left out: .*bad\.png"):
+        train(tmp_path / "run", f"data.real={images}", "batch_size=5")
+    assert "bad.png" in (tmp_path / "run/bad_images.csv").read_text()
+    assert (tmp_path / "run/run.json").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the loss is (nan|inf) at step"):
+        train(tmp_path / "run", "phase.learning_rate=1e30")
+    names = (tmp_path / "run/not_finite.txt").read_text().splitlines()
+    assert len(names) == 8
+    assert all(Path(name).suffix for name in names)
+    assert not (tmp_path / "run/run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (["data.real=nowhere"], DataError, "nowhere"),
+        (["data.real=[]"], DataError, "no"),
+        (["backbone.path=null", "backbone=dinov3_b"], ConfigError, "backbone.path: not given"),
+        (["phase.epochs=0"], ConfigError, "phase.epochs must be at least 1"),
+        (["phase.loss_form=both"], ConfigError, "loss_form must be one of"),
+        (["phase.learning_rate=0"], ConfigError, "phase.learning_rate must be more than 0"),
+        (["phase.top_k=49"], ConfigError, "top_k must be between 1 and the 48 slots"),
+        (["batch_size=0"], ConfigError, "batch_size must be at least 1"),
+    ],
+)
+def test_bad_settings_write_nothing(tmp_path: Path, change: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        train(tmp_path / "run", *change)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_state_is_not_taken(trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    train(output, "phase.epochs=1")
+    (output / "run.json").unlink()
+    (output / "state.pt").write_bytes(b"no state")
+    with pytest.raises(CheckpointError, match=r"resume: .* cannot be read"):
+        train(output, "phase.epochs=1", "resume=true")
+    assert (output / "config.yaml").exists()
+
+
+@pytest.mark.slow  # each start takes ten seconds
+def test_killed_at_any_moment(trained: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    command = [sys.executable, "-m", "mirror_pl.train", *overrides(output, "phase.learning_rate=1e-3")]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    kills = 0
+    for pause in (0.0, 0.15, 0.4, 0.05, 0.7):
+        more = ["resume=true"] if (output / "config.yaml").exists() else []
+        process = subprocess.Popen([*command, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stamp = (output / "state.pt").stat().st_mtime_ns if (output / "state.pt").exists() else 0
+        while process.poll() is None:
+            if (output / "state.pt").exists() and (output / "state.pt").stat().st_mtime_ns != stamp:
+                time.sleep(pause)
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.01)
+    if not (output / "run.json").exists():
+        subprocess.run([*command, "resume=true"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert kills >= 2
+    assert equal(bank_of(output), bank_of(trained))
+
+
+@pytest.mark.slow  # three processes that start anew
+def test_two_processes_agree_with_one(trained: Path, tmp_path: Path) -> None:
+    """The same global batches, shared out: the same weights, but for the order of float additions."""
+    output = tmp_path / "run"
+    more = ("phase.learning_rate=1e-3", "trainer.devices=2", "trainer.strategy=ddp")
+    command = [sys.executable, "-m", "mirror_pl.train", *overrides(output, *more)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=240)
+    for name, tensor in bank_of(output).items():
+        torch.testing.assert_close(tensor, bank_of(trained)[name], rtol=1e-3, atol=1e-4)
