@@ -66,3 +66,12 @@ def test_reconstruction() -> None:
 def test_an_unknown_form_is_refused() -> None:
     with pytest.raises(ConfigError, match="loss_form must be one of released, paper, got 'both'"):
         orthogonality_loss(torch.randn(3, 2), "both")  # type: ignore[arg-type]
+
+
+def test_the_papers_floor() -> None:
+    """Orthonormal columns: as near to the identity as a product of rank D can be."""
+    memory = torch.nn.init.orthogonal_(torch.empty(40, 12))
+    torch.testing.assert_close(
+        float(orthogonality_loss(memory, "paper")), orthogonality_floor(40, 12, "paper"), rtol=1e-5, atol=0
+    )
+    assert all(float(orthogonality_loss(torch.randn(40, 12), "paper")) > 28**0.5 for _ in range(5))

@@ -123,13 +123,80 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert not (output / "run.json").exists()
     with pytest.raises(ConfigError, match="interrupted or still running"):
         train(output, "phase.learning_rate=1e-3")
-    with pytest.raises(ConfigError, match=r"resume: .* has other settings: learning_rate: 0.001, learning_rate: 0.002"):
+    with pytest.raises(ConfigError, match=r"resume: .* other values of phase\.learning_rate"):
         train(output, "phase.learning_rate=2e-3", "resume=true")
     train(output, "phase.learning_rate=1e-3", "resume=true")
     assert equal(bank_of(output), bank_of(trained))
     assert json.loads((output / "run.json").read_text())["resumed_after"] == 2 * saves
     with pytest.raises(ConfigError, match="is complete; there is nothing to go on with"):
         train(output, "phase.learning_rate=1e-3", "resume=true")
+
+
+def test_a_run_stopped_after_its_last_step_writes_what_it_learnt(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "run"
+
+    def stop(*args: object, **kwargs: object) -> None:
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("mirror_pl.jobs.training.save_bank", stop)
+        train(output, "phase.learning_rate=1e-3")
+    assert not (output / "memory_bank.pth").exists()
+    train(output, "phase.learning_rate=1e-3", "resume=true")
+    assert equal(bank_of(output), bank_of(trained))
+
+
+def test_what_was_logged_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "run"
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        save(self, *args)
+        raise Stopped
+
+    more = ("logger=csv", "trainer.log_every_n_steps=1")
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(output, "phase.epochs=1", *more)
+    before = {path: path.read_bytes() for path in (output / "csv").rglob("metrics.csv")}
+    train(output, "phase.epochs=1", *more, "resume=true")
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(list((output / "csv").rglob("metrics.csv"))) == len(before) + 1
+
+
+def test_resuming_with_other_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output, images = tmp_path / "run", tmp_path / "images"
+    shutil.copytree(IMAGES, images)
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        save(self, *args)
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(output, f"data.real={images}")
+    (images / "0.jpg").unlink()
+    with pytest.raises(CheckpointError, match="was made with another data"):
+        train(output, f"data.real={images}", "resume=true")
+
+
+def test_a_folder_with_somebody_elses_bank_is_refused(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "memory_bank.pth").write_bytes(b"theirs")
+    with pytest.raises(ConfigError, match=r"holds memory_bank\.pth of something else"):
+        train(output)
+    assert (output / "memory_bank.pth").read_bytes() == b"theirs"
+
+
+def test_half_precision_products_do_not_reach_the_loss(trained: Path, tmp_path: Path) -> None:
+    output = train(tmp_path / "run", "phase.learning_rate=1e-3", "trainer.precision=bf16-mixed")
+    figures, exact = (json.loads((path / "run.json").read_text())["figures"] for path in (output, trained))
+    assert figures["train/orthogonality"] == pytest.approx(exact["train/orthogonality"], rel=1e-4)
+    assert figures["train/orthogonality"] >= figures["train/orthogonality_floor"]
 
 
 def test_only_the_bank_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +246,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         (["phase.loss_form=both"], ConfigError, "loss_form must be one of"),
         (["phase.learning_rate=0"], ConfigError, "phase.learning_rate must be more than 0"),
         (["phase.top_k=49"], ConfigError, "top_k must be between 1 and the 48 slots"),
+        (["trainer.max_epochs=2"], ConfigError, r"trainer\.max_epochs=2: must stay 1"),
+        (["+trainer.limit_train_batches=2"], ConfigError, r"trainer\.limit_train_batches=2: must stay"),
+        (["+trainer.max_time=00:00:01:00"], ConfigError, r"trainer\.max_time"),
+        (["trainer.precision=16-true"], ConfigError, r"trainer\.precision"),
         (["batch_size=0"], ConfigError, "batch_size must be at least 1"),
     ],
 )

@@ -40,9 +40,13 @@ def orthogonality_loss(memory: Tensor, form: LossForm = "released") -> Tensor:
     return squared.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()
 
 
-def orthogonality_floor(slots: int, width: int) -> float:
-    """Least value of `orthogonality_loss` for prototypes of length 1: ``sqrt(K^2 / D - K)`` where K > D, else 0."""
-    return max(slots * slots / width - slots, 0.0) ** 0.5
+def orthogonality_floor(slots: int, width: int, form: LossForm = "released") -> float:
+    """Least value of `orthogonality_loss` for K prototypes of D features, 0 where K <= D.
+
+    "released", of length 1: ``sqrt(K^2 / D - K)``; "paper", of any length: ``sqrt(K - D)``, the rank that is missing.
+    """
+    squared = slots * slots / width - slots if check_form(form) == "released" else slots - width
+    return max(squared, 0.0) ** 0.5
 
 
 def check_form(form: str) -> str:

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from mirror_pl.errors import CheckpointError
+from mirror_pl.errors import CheckpointError, name_list
 from mirror_pl.files import whole_file
 
 
@@ -34,12 +34,16 @@ class TrainingState(L.Callback):
     Args:
         path: The file; replaced as a whole each time.
         every_steps: Steps between two saves.
+        belongs_to: Values of what the state is good for, such as the fingerprint of the data; see `read_state`.
         resume: What `read_state` returned; None starts anew.
     """
 
-    def __init__(self, path: Path, every_steps: int, resume: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path, every_steps: int, belongs_to: dict[str, Any], resume: dict[str, Any] | None = None
+    ) -> None:
         self.path = path
         self.every_steps = every_steps
+        self.belongs_to = belongs_to
         self.resume = resume
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
@@ -62,27 +66,38 @@ class TrainingState(L.Callback):
     def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
         if not trainer.is_global_zero:
             return
+        trained = {name: tensor.detach().cpu() for name, tensor in pl_module.trained_state().items()}
+        if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
+            return  # nothing to go on from: the state before stays
         state = {
             "step": pl_module.step,
-            "trained": {name: tensor.detach().cpu() for name, tensor in pl_module.trained_state().items()},
+            "belongs_to": self.belongs_to,
+            "trained": trained,
             "optimizer": trainer.optimizers[0].state_dict(),
         }
         with whole_file(self.path) as temporary:
             torch.save(state, temporary)
 
 
-def read_state(path: Path) -> dict[str, Any] | None:
+def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
     """Read a state; None where there is none yet.
 
     Raises:
-        CheckpointError: If the file is no such state. It is loaded safely: nothing in it is executed.
+        CheckpointError: If the file is no such state, or belongs to something else. It is loaded safely: nothing in it is
+            executed.
     """
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: state[key] for key in ("step", "trained", "optimizer")}
+        state = {key: state[key] for key in ("step", "belongs_to", "trained", "optimizer")}
     except Exception as error:  # torch.load raises many kinds on a damaged file
         raise CheckpointError(
             f"resume: {path} cannot be read ({type(error).__name__}: {error}); start anew without it"
         ) from error
+    changed = [key for key, value in belongs_to.items() if state["belongs_to"].get(key) != value]
+    if changed:
+        raise CheckpointError(
+            f"resume: the state in {path} was made with another {name_list(changed)}; start anew without it"
+        )
+    return state

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -18,7 +20,7 @@ from mirror_pl.detectors.checkpoint import load_backbone, save_bank
 from mirror_pl.detectors.config import DetectorConfig, MemoryBankConfig
 from mirror_pl.detectors.known_backbones import backbone_name, known_backbone
 from mirror_pl.detectors.untrained import untrained_detector
-from mirror_pl.errors import ConfigError, IncompleteRunError
+from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.experiment.memory_bank_module import BankTraining, MemoryBankModule
 from mirror_pl.experiment.training_state import TrainingState, read_state
 from mirror_pl.files import path_sha256, printable
@@ -27,6 +29,9 @@ from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain
 
 if TYPE_CHECKING:
+    import lightning as L
+
+    from mirror_pl.experiment.batch import Flaw
     from mirror_pl.experiment.training_data_module import TrainingDataModule
 
 STATE_FILE, BANK_FILE = "state.pt", "memory_bank.pth"
@@ -52,13 +57,24 @@ def run(cfg: DictConfig) -> None:
     )
     data: TrainingDataModule = build(cfg.data)
     images = data.training_set
+    settings_yaml = OmegaConf.to_yaml(cfg, resolve=True)
+    if settings.resume and "csv" in cfg.logger:  # Lightning would delete what the stopped run has logged
+        cfg.logger.csv.version = f"resumed_{started:%Y%m%d_%H%M%S}"
     trainer = build_trainer(cfg)
+    _check_trainer(trainer)
     steps_an_epoch = data.use_epochs(training.epochs, trainer.world_size)
     bank = MemoryBankConfig(phase.slots, phase.heads, phase.top_k)
     path = Path(settings.output_dir)
     folder = None
+    # What a state must agree with to be gone on from.
+    belongs_to = {"data": images.fingerprint(), "batch_size": settings.batch_size, "steps_an_epoch": steps_an_epoch}
     if trainer.is_global_zero:  # with several processes, one of them prints and writes
-        folder = RunFolder(path, OmegaConf.to_yaml(cfg, resolve=True), resume=settings.resume)
+        strays = [name for name in (BANK_FILE, STATE_FILE) if (path / name).exists() and not (path / "config.yaml").exists()]
+        if strays:
+            raise ConfigError(
+                f"output_dir: {path} holds {name_list(strays)} of something else; give another output_dir=FOLDER"
+            )
+        folder = RunFolder(path, settings_yaml, resume=settings.resume)
     try:
         backbone, has_weights = _backbone(settings)
         config = DetectorConfig(
@@ -68,7 +84,8 @@ def run(cfg: DictConfig) -> None:
             drop_registers=phase.drop_registers,
             preprocess=PreprocessSpec(crop_px=data.augment.crop_px),
         )
-        state = read_state(path / STATE_FILE) if settings.resume else None
+        state = read_state(path / STATE_FILE, belongs_to) if settings.resume else None
+        backbone_sha256 = _sha256(settings.backbone.path) if folder else None
         start_loggers(trainer)
     except BaseException:
         if folder:
@@ -78,27 +95,33 @@ def run(cfg: DictConfig) -> None:
     module = MemoryBankModule(detector, training, steps_an_epoch)
     done = state["step"] if state else 0
     data.resume_after(done)
+    steps = steps_an_epoch * training.epochs
     if folder:
         known = backbone_name(backbone.config) or "a backbone without a name"
-        steps = steps_an_epoch * training.epochs
         print_plain(f"Phase 1: {len(images):,} real images, {known}, {steps:,} steps in {training.epochs} epochs", console)
         if not has_weights:
             print_plain("The backbone has random weights: give backbone.path=FOLDER for real ones.", console)
         if state:
             print_plain(f"Resumed after step {done:,}.", console)
-    trainer.callbacks.append(TrainingState(path / STATE_FILE, settings.save_every_steps, state))  # type: ignore[attr-defined]
     clock = time.perf_counter()
-    trainer.fit(module, datamodule=data)
+    if state and done == steps:  # stopped after its last step: Lightning would not even begin, and restore nothing
+        module.load_trained_state(state["trained"])
+        module.step = done
+    else:
+        keeper = TrainingState(path / STATE_FILE, settings.save_every_steps, belongs_to, state)
+        trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
+        trainer.fit(module, datamodule=data)
+    if module.step != steps:
+        raise IncompleteRunError(f"training ended after {module.step:,} of {steps:,} steps; resume=true goes on")
+    flaws = _of_all_processes(module.flaws, trainer)
     if folder is None:
         return
 
     bank_file = path / BANK_FILE
-    if not bank_file.exists():
-        save_bank(bank_file, detector.memory_bank, training.epochs)
-    folder.write_bad_images(
-        (flaw.id, images.paths[flaw.id], "train", str(flaw.status), flaw.reason) for flaw in module.flaws.values()
-    )
-    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    save_bank(bank_file, detector.memory_bank, training.epochs, replace=settings.resume)
+    folder.write_bad_images((flaw.id, images.paths[flaw.id], "train", str(flaw.status), flaw.reason) for flaw in flaws)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()} | module.epoch_figures
+    figures = {name: value if math.isfinite(value) else None for name, value in logged.items() if name != "step"}
     folder.complete(
         {
             "command": sys.argv,
@@ -107,9 +130,13 @@ def run(cfg: DictConfig) -> None:
             "seconds": {"train": time.perf_counter() - clock},
             "steps": module.step,
             "resumed_after": done or None,
-            "images": {"used": len(images), "unreadable": len(module.flaws)},
-            "data": {"fingerprint": images.fingerprint()},
-            "backbone": {"path": settings.backbone.path, "sha256": _sha256(settings.backbone.path)},
+            "images": {"used": len(images), "unreadable": len(flaws)},
+            "data": {
+                "fingerprint": images.fingerprint(),
+                "passed_over": images.passed_over.counts,
+                "unreadable_folders": {printable(name): reason for name, reason in images.unreadable.items()},
+            },
+            "backbone": {"path": settings.backbone.path, "sha256": backbone_sha256},
             "bank": {"path": BANK_FILE, "sha256": path_sha256(bank_file)},
             "detector": config.to_dict(),
             "figures": figures,
@@ -122,13 +149,42 @@ def run(cfg: DictConfig) -> None:
         }
     )
     for name in ("reconstruction", "explained", "orthogonality", "orthogonality_floor", "dead_slots", "usage_entropy"):
-        if f"train/{name}" in figures:
-            print_plain(f"{name:<22}{figures[f'train/{name}']:.6g}", console)
+        value = figures.get(f"train/{name}")
+        if value is not None:
+            print_plain(f"{name:<22}{value:.6g}", console)
     print_plain(f"Memory bank: {bank_file}", console)
-    if module.flaws:
-        shown = ", ".join(printable(images.paths[image]) for image in list(module.flaws)[:3])
-        count = len(module.flaws)
-        raise IncompleteRunError(f"{count} images could not be read and were left out: {shown}; see bad_images.csv")
+    shortfalls = []
+    if flaws:
+        shown = name_list((printable(images.paths[flaw.id]) for flaw in flaws), 3)
+        shortfalls.append(f"{len(flaws)} images could not be read and were left out: {shown}; see bad_images.csv")
+    if images.unreadable:
+        shortfalls.append(f"folders that cannot be listed: {name_list(images.unreadable)}")
+    if shortfalls:
+        raise IncompleteRunError("; ".join(shortfalls))
+
+
+_WHOLE = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1, "limit_train_batches": 1.0, "overfit_batches": 0.0}
+"""Settings of Lightning's that must stay: with others, its one pass is not the whole training, or a step not a batch."""
+
+
+def _check_trainer(trainer: L.Trainer) -> None:
+    for name, value in _WHOLE.items():
+        if getattr(trainer, name) != value:
+            raise ConfigError(
+                f"trainer.{name}={getattr(trainer, name)}: must stay {value}; phase.epochs says how long to train"
+            )
+    if trainer.fit_loop.max_epochs != 1 or any(type(callback).__name__ == "Timer" for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        raise ConfigError("trainer.max_time: a training is not cut short; stop it, and go on with resume=true")
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise ConfigError(f"trainer.precision={trainer.precision}: a bank is trained in 32-true or bf16-mixed")
+
+
+def _of_all_processes(flaws: dict[int, Flaw], trainer: L.Trainer) -> list[Flaw]:
+    shares = [flaws]
+    if trainer.world_size > 1 and torch.distributed.is_initialized():
+        shares = [flaws] * trainer.world_size
+        torch.distributed.all_gather_object(shares, flaws)
+    return sorted({flaw.id: flaw for share in shares for flaw in share.values()}.values())
 
 
 def _backbone(settings: TrainSettings) -> tuple[Backbone, bool]:
@@ -140,8 +196,6 @@ def _backbone(settings: TrainSettings) -> tuple[Backbone, bool]:
             "backbone.path: not given; training starts from the weights in a Hugging Face folder: backbone.path=FOLDER "
             "(backbone=tiny tries things out with random ones)"
         )
-    import torch
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         return Backbone(known_backbone("tiny")).requires_grad_(False).eval(), False

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import yaml
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.errors import ConfigError, OutputError, name_list
@@ -60,12 +61,10 @@ class RunFolder:
     def _check_same(self, resolved_yaml: str) -> None:
         if (self.path / "run.json").exists():
             raise ConfigError(f"resume: the run in {self.path} is complete; there is nothing to go on with")
-        before = (self.path / "config.yaml").read_text(encoding="utf-8").splitlines()
-        changed = set(before) ^ set(resolved_yaml.splitlines())
-        changed = {line for line in changed if not line.strip().startswith("resume:")}
+        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        changed = sorted(set(_different(before, yaml.safe_load(resolved_yaml))) - {"resume"})
         if changed:
-            lines = name_list(sorted(map(str.strip, changed)))
-            raise ConfigError(f"resume: the run in {self.path} has other settings: {lines}")
+            raise ConfigError(f"resume: the run in {self.path} was started with other values of {name_list(changed)}")
 
     def release(self) -> None:
         """Give the folder up, before anything else was written: as if it had never been claimed."""
@@ -135,3 +134,12 @@ class RunFolder:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         # Names on disk may hold bytes that are not UTF-8; JSON's own escapes write them.
         write_text(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _different(one: Any, two: Any, key: str = "") -> Iterator[str]:
+    """Yield the settings that two configs differ in; one path written in two ways is the same."""
+    if isinstance(one, dict) and isinstance(two, dict):
+        for name in {*one, *two}:
+            yield from _different(one.get(name), two.get(name), f"{key}.{name}" if key else str(name))
+    elif one != two and not (isinstance(one, str) and isinstance(two, str) and Path(one).absolute() == Path(two).absolute()):
+        yield key

@@ -13,18 +13,19 @@ from mirror_pl.files import whole_file
 _PUBLISHED = {"q.": "q_proj.", "k.": "k_proj.", "v.": "v_proj.", "out.": "out_proj."}
 
 
-def save_bank(path: Path, bank: MemoryBank, epoch: int) -> None:
+def save_bank(path: Path, bank: MemoryBank, epoch: int, *, replace: bool = False) -> None:
     """Write a bank as the published training code does, whole or not at all; `load_detector` takes it as `memory_path`.
 
     Args:
-        path: Must not exist.
+        path: Must not exist, but with `replace`.
         bank: The bank.
         epoch: Epochs it was trained for.
+        replace: Take the place of a file that is there.
 
     Raises:
         OutputError: If `path` exists or cannot be written.
     """
-    if path.exists():
+    if path.exists() and not replace:
         raise OutputError(f"{path} exists already; nothing is overwritten")
     slots, width = bank.memory.shape
     config = bank.config
