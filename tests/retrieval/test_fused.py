@@ -149,6 +149,26 @@ def test_a_kernel_that_does_not_work_is_done_without(monkeypatch: pytest.MonkeyP
         pool_fused(queries, keys, 9)
 
 
+def test_a_kernel_that_is_wrong_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = fused._launch
+
+    def wrong(*args: object, **kwargs: object) -> tuple[Tensor, Tensor, Tensor]:
+        max_weight, entropy, left_over = launch(*args, **kwargs)  # type: ignore[arg-type]
+        return max_weight, entropy + 0.01, left_over
+
+    monkeypatch.setattr(fused, "_checked", set())
+    monkeypatch.setattr(fused, "_failed", False)
+    queries, keys = sample(2, 1, 5, 16, 100)
+    pool_fused(queries, keys, 9)
+    assert fused._checked
+    assert not fused._failed
+    fused._checked.clear()
+    monkeypatch.setattr(fused, "_launch", wrong)
+    with pytest.warns(UserWarning, match="it gives other evidence than torch, by 0.01"):
+        _, _, entropy = pool_fused(queries, keys, 9)
+    torch.testing.assert_close(entropy.cpu(), pool_cpu(queries.cpu(), keys.cpu(), 9)[2], **TOLERANCE)
+
+
 def test_the_full_path_takes_the_kernels_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys = sample(2, 2, 7, 16, 90)
     values = torch.randn_like(keys).requires_grad_()
