@@ -168,7 +168,7 @@ def test_processes_write_at_once(tmp_path: Path) -> None:
     assert found(CropCache(tmp_path, SPEC, GB), range(450)) == list(range(450))
 
 
-def kill_writers(folder: Path, times: int) -> None:
+def assert_kills_lose_nothing(folder: Path, times: int) -> None:
     """Kill a writer again and again: what it had said to be stored is found, and what is found is right."""
     first = 0
     for attempt in range(times):
@@ -186,12 +186,12 @@ def kill_writers(folder: Path, times: int) -> None:
 
 
 def test_a_killed_writer_leaves_a_usable_cache(tmp_path: Path) -> None:
-    kill_writers(tmp_path, 4)
+    assert_kills_lose_nothing(tmp_path, 4)
 
 
 @pytest.mark.slow
 def test_many_killed_writers_leave_a_usable_cache(tmp_path: Path) -> None:
-    kill_writers(tmp_path, 100)
+    assert_kills_lose_nothing(tmp_path, 100)
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

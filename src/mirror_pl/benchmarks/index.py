@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.folder import Folder
+from mirror_pl.benchmarks.labelling import class_of, labels_of, labels_of_reals
 from mirror_pl.benchmarks.manifest import USER_REALS, Layout, Manifest
 from mirror_pl.benchmarks.walk import Walk, find_folder
 from mirror_pl.benchmarks.walk_cache import cached_walk
@@ -224,7 +224,7 @@ class _Search:
             folder = self._shared_folder(group, reals)
             if folder is not None:
                 listed = self._walk(folder)
-                self._add(groups.index(group), listed, _labels_of_reals(listed), None)
+                self._add(groups.index(group), listed, labels_of_reals(listed), None)
         classes = tuple(sorted({column.class_name for column in self.columns}))
         shards = {"": -1} | {
             shard: number for number, shard in enumerate(dict.fromkeys(c.shard for c in self.columns if c.shard))
@@ -274,7 +274,7 @@ class _Search:
         layout = self.manifest.layouts[layout_name]
         for folder in self._candidates(name, layout):
             listed = self._walk(folder, layout.shards)
-            found = _Found(layout_name, layout, listed, _labels(listed, layout))
+            found = _Found(layout_name, layout, listed, labels_of(listed, layout))
             if found.images:
                 return found
         return None
@@ -307,7 +307,7 @@ class _Search:
 
     def _has_reals(self, folder: Path) -> bool:
         listed = self._walk(folder)
-        return any(f.names and label == REAL for f, label in zip(listed.folders, _labels_of_reals(listed), strict=True))
+        return any(f.names and label == REAL for f, label in zip(listed.folders, labels_of_reals(listed), strict=True))
 
     def _shared_folder(self, group: str, reals: Path | None) -> Path | None:
         if group == USER_REALS:
@@ -327,7 +327,7 @@ class _Search:
             if label is not None:
                 start = f"{prefix}/" if prefix else ""
                 paths = [start + name for name in folder.names]
-                class_name = "" if layout is None else _class_of(folder, layout)
+                class_name = "" if layout is None else class_of(folder, layout)
                 shard = _join(base, folder.shard) if folder.shard else ""
                 offsets = folder.offsets or [-1] * len(paths)
                 self.columns.append(_Column(paths, group, label, class_name, folder.sizes, folder.mtimes, shard, offsets))
@@ -375,34 +375,6 @@ class _Search:
                 above = self.data_root.resolve().parents[len(Path(layout.folders[0]).parts) - 1]
                 found = f"its subsets {name_list(misplaced)} are in {self.data_root} itself: give data_root={above}"
         return f"{self.manifest.title}: no folder {layout.folders[0]} in {self.data_root}; {found}. {expected}"
-
-
-def _labels(listed: Walk, layout: Layout) -> list[int | None]:
-    """Label each folder of a walk: by its innermost name that decides one, else as bare, where no folder decides any."""
-    by_name = {name.casefold(): label for name, label in layout.labels.items()}
-
-    def label(folder: Folder) -> int | None:
-        return next((by_name[part.casefold()] for part in reversed(folder.parts) if part.casefold() in by_name), None)
-
-    labels = [label(folder) for folder in listed.folders]
-    if layout.bare is not None and all(label is None for label in labels):
-        return [layout.bare] * len(labels)
-    return labels
-
-
-def _class_of(folder: Folder, layout: Layout) -> str:
-    """Name the folder right above the innermost one that decides a label; "" where that is the subset's, or a tar shard."""
-    names = {name.casefold() for name in layout.labels}
-    deciding = [position for position, part in enumerate(folder.parts) if part.casefold() in names]
-    above = deciding[-1] - 1 if deciding else -1
-    is_shard = bool(folder.shard) and above == folder.shard.count("/")
-    return folder.parts[above] if above >= 0 and not is_shard else ""
-
-
-def _labels_of_reals(listed: Walk) -> list[int | None]:
-    """All images of a shared set are real, but what lies in a folder of fakes."""
-    fakes = {"1_fake", "fake", "ai"}
-    return [None if fakes & {part.casefold() for part in folder.parts} else REAL for folder in listed.folders]
 
 
 def _join(*parts: str) -> str:
