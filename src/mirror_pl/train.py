@@ -1,17 +1,17 @@
-"""``python -m mirror_pl.train``: learn a memory bank from real images (Phase 1)."""
+"""``python -m mirror_pl.train``: learn a memory bank from real images (Phase 1), then a detector around it (Phase 2)."""
 
 from __future__ import annotations
 
 from omegaconf import DictConfig
 
 from mirror_pl.config.command import command
-from mirror_pl.config.settings import TrainSettings, read_settings
+from mirror_pl.config.settings import read_train_settings
 
 
 @command("train")
 def main(cfg: DictConfig) -> None:
     """Do as `cfg` says."""
-    read_settings(cfg, TrainSettings)
+    read_train_settings(cfg)
     # Imported here: torch and Lightning take seconds, and --help or a wrong setting is to be answered at once.
     from mirror_pl.jobs.training import run
 

@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from golden_set import SMALL
+from safetensors.torch import load_file, save_file
 
 import mirror_pl.eval
 from mirror_pl.config import build
 from mirror_pl.config.command import compose
 from mirror_pl.config.settings import EvalSettings, read_settings
 from mirror_pl.detectors import MirrorDetector, load_detector
+from mirror_pl.detectors.checkpoint import BackboneSource, save_checkpoint
 from mirror_pl.errors import CheckpointError
 from mirror_pl.jobs.evaluation import run
 
@@ -138,3 +140,28 @@ def test_other_settings_or_files_load_anew(loads: list[Any], tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="does not exist"):
         detector_of(same, "backbone=tiny")
     assert build._kept is None
+
+
+def test_weights_outside_the_checkpoint_count(loads: list[Any], tmp_path: Path) -> None:
+    """Which backbone a checkpoint without one was given is part of what was asked for."""
+    first, second = (Path(shutil.copytree(SMALL.backbone_path, tmp_path / name)) for name in ("first", "second"))
+    trained = load_detector(SMALL.checkpoint, merge=False)
+    save_checkpoint(tmp_path / "x.ckpt", trained, backbone=BackboneSource.of(first), training={})
+    same = f"checkpoint={tmp_path}/x.ckpt"
+    for overrides, reused in (
+        ((same,), False),
+        ((same,), True),
+        ((same, f"backbone.path={second}"), False),  # equal weights from elsewhere
+        ((same, f"backbone.path={second}"), True),
+    ):
+        assert detector_of(*overrides)[1] is reused, overrides
+    tensors = load_file(second / "model.safetensors")
+    tensors[min(tensors)] += 1
+    save_file(tensors, second / "model.safetensors")
+    with pytest.raises(CheckpointError, match="another one than"):
+        detector_of(same, f"backbone.path={second}")
+    assert build._kept is None
+    assert not detector_of(same)[1]
+    shutil.rmtree(first)
+    with pytest.raises(CheckpointError, match="holds no backbone weights"):
+        detector_of(same)

@@ -165,7 +165,7 @@ def test_damage_of_the_cache(index: Index, tmp_path: Path) -> None:
     for _ in range(20):
         samples(index, CropCache(tmp_path / "cache", SPEC, GB))
         for path in (tmp_path / "cache").rglob("*.*"):
-            content = bytearray(path.read_bytes())
+            content = bytearray(path.read_bytes() or b"?")  # cut to nothing by an earlier round
             content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
             path.write_bytes(content[: rng.randint(len(content) * 3 // 4, len(content))])
         assert_equal(samples(index, CropCache(tmp_path / "cache", SPEC, GB)), expected)

@@ -87,6 +87,13 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(trained: Path, 
     assert not equal(bank_of(trained), bank_of(train(tmp_path / "other", "phase.learning_rate=1e-3", "seed=1")))
 
 
+@pytest.mark.parametrize("init", ["tokens", "kmeans"])
+def test_prototypes_that_begin_as_features(trained: Path, tmp_path: Path, init: str) -> None:
+    one, two = (train(tmp_path / name, f"phase.init={init}", "phase.epochs=1") for name in "ab")
+    assert equal(bank_of(one), bank_of(two))
+    assert not torch.allclose(bank_of(one)["memory"], bank_of(trained)["memory"], atol=0.1)
+
+
 def test_the_loss_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     errors: list[float] = []
     real = memory_bank_module.reconstruction_loss
@@ -141,7 +148,7 @@ def test_a_run_stopped_after_its_last_step_writes_what_it_learnt(
         raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr("mirror_pl.jobs.training.save_bank", stop)
+        patch.setattr("mirror_pl.jobs.memory_phase.save_bank", stop)
         train(output, "phase.learning_rate=1e-3")
     assert not (output / "memory_bank.pth").exists()
     train(output, "phase.learning_rate=1e-3", "resume=true")
@@ -242,6 +249,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         (["data.real=nowhere"], DataError, "nowhere"),
         (["data.real=[]"], DataError, "no"),
         (["backbone.path=null", "backbone=dinov3_b"], ConfigError, "backbone.path: not given"),
+        (["phase.init=random"], ConfigError, "phase.init must be one of"),
         (["phase.epochs=0"], ConfigError, "phase.epochs must be at least 1"),
         (["phase.loss_form=both"], ConfigError, "loss_form must be one of"),
         (["phase.learning_rate=0"], ConfigError, "phase.learning_rate must be more than 0"),

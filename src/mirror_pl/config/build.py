@@ -19,6 +19,7 @@ from mirror_pl.config.manifests import manifest_from
 from mirror_pl.config.settings import BackboneSettings, EvalSettings
 from mirror_pl.detectors import BackboneConfig, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
+from mirror_pl.detectors.checkpoint import backbone_source
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.errors import ConfigError, name_list
 from mirror_pl.files import path_state
@@ -52,9 +53,15 @@ def build_manifest(cfg: DictConfig) -> Manifest:
 
 def build_backbone(settings: BackboneSettings) -> BackboneConfig | None:
     """Return the architecture that ``backbone=`` or ``backbone.path=`` chose; None leaves it to the checkpoint."""
-    if settings.path is not None:
-        return read_backbone_folder(Path(settings.path))
+    folder = backbone_folder(settings)
+    if folder is not None:
+        return read_backbone_folder(folder)
     return None if settings.name is None else known_backbone(settings.name)
+
+
+def backbone_folder(settings: BackboneSettings) -> Path | None:
+    """Return the Hugging Face folder that ``backbone.path=`` named."""
+    return None if settings.path is None else Path(settings.path)
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,7 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
 
     Raises:
         ConfigError: If there is no checkpoint to load.
+        CheckpointError: As `load_detector`.
     """
     global _kept
     if settings.checkpoint is None:
@@ -90,11 +98,13 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
             f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
             "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
         )
-    backbone = build_backbone(settings.backbone)
+    kept, _kept = _kept, None
+    backbone, folder = build_backbone(settings.backbone), backbone_folder(settings.backbone)
+    source = backbone_source(settings.checkpoint, folder)  # with its hash, where the checkpoint holds no backbone weights
     paths = [None if path is None else Path(path).resolve() for path in (settings.checkpoint, settings.memory_path)]
     # Before the load: files that change while they are read are not those that were asked for.
-    request = (settings.detector, settings.compile, backbone, *((path, path and path_state(path)) for path in paths))
-    kept, _kept = _kept, None
+    states = ((path, path and path_state(path)) for path in paths)
+    request = (settings.detector, settings.compile, backbone, source, *states)
     if kept is not None and kept.request == request and kept.tensors == _tensors_of(kept.detector):
         _kept = kept
         return kept.detector.requires_grad_(False).eval(), True
@@ -104,6 +114,7 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
     detector = load_detector(
         settings.checkpoint,
         backbone=backbone,
+        backbone_folder=folder,
         memory_path=settings.memory_path,
         merge=settings.detector.merge_lora,
     )

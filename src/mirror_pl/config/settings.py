@@ -103,8 +103,8 @@ class CheckDataSettings:
 
 
 @dataclass
-class PhaseSettings:
-    """What is learnt, and how; ``configs/phase/`` says what each is."""
+class MemoryPhaseSettings:
+    """What Phase 1 learns, and how; ``configs/phase/memory.yaml`` says what each is."""
 
     name: str
     epochs: int
@@ -112,6 +112,7 @@ class PhaseSettings:
     weight_decay: float
     orthogonality: float
     loss_form: str
+    init: str
     slots: int
     heads: int
     top_k: int
@@ -119,10 +120,32 @@ class PhaseSettings:
 
 
 @dataclass
-class TrainSettings:
-    """Settings of ``mirror_pl.train``; ``configs/train.yaml`` says what each is."""
+class DetectorPhaseSettings:
+    """What Phase 2 learns, and how; ``configs/phase/detector.yaml`` says what each is."""
 
-    phase: PhaseSettings
+    name: str
+    epochs: int
+    learning_rate: float
+    warm_up_epochs: float
+    last_learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    retrieval_gradient: bool
+    lora_rank: Optional[int]
+    lora_alpha: float
+    top_k: Optional[int]
+    drop_registers: Optional[bool]
+    rope_rescale: Optional[float]
+    gradient_checkpointing: bool
+    self_contained: bool
+    validate_every: int
+    patience: Optional[int]
+
+
+@dataclass
+class TrainSettings:
+    """Settings of ``mirror_pl.train`` in every phase; ``configs/train.yaml`` says what each is."""
+
     backbone: BackboneSettings
     batch_size: int
     num_workers: Optional[int]
@@ -142,7 +165,40 @@ class TrainSettings:
             raise ConfigError(f"seed must be 0 or more, got {self.seed}")
 
 
-Settings = TypeVar("Settings", EvalSettings, ConvertSettings, CheckDataSettings, TrainSettings)
+@dataclass
+class MemoryTrainSettings(TrainSettings):
+    """Settings of ``mirror_pl.train phase=memory``."""
+
+    phase: MemoryPhaseSettings
+
+
+@dataclass
+class DetectorTrainSettings(TrainSettings):
+    """Settings of ``mirror_pl.train phase=detector``."""
+
+    phase: DetectorPhaseSettings
+    memory_path: Optional[str]
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        super().check()
+        if self.phase.validate_every < 1:
+            raise ConfigError(f"phase.validate_every must be at least 1, got {self.phase.validate_every}")
+        if self.phase.patience is not None and self.phase.patience < 1:
+            raise ConfigError(f"phase.patience must be at least 1, or null for never, got {self.phase.patience}")
+
+
+def read_train_settings(cfg: DictConfig) -> MemoryTrainSettings | DetectorTrainSettings:
+    """Read the settings of ``mirror_pl.train`` for the phase that was chosen; errors as `read_settings`."""
+    name = cfg.phase.get("name")
+    if name not in ("memory", "detector"):
+        raise ConfigError(f"phase.name must be memory or detector, got {name}")
+    if name == "memory":
+        return read_settings(cfg, MemoryTrainSettings)
+    return read_settings(cfg, DetectorTrainSettings)
+
+
+Settings = TypeVar("Settings", EvalSettings, ConvertSettings, CheckDataSettings, MemoryTrainSettings, DetectorTrainSettings)
 
 
 def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.config import BackboneConfig
-from mirror_pl.errors import CheckpointError
+from mirror_pl.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -44,6 +45,24 @@ class Backbone(nn.Module):
         """Compute features of normalised pixels ``(B, 3, H, W)``; H and W multiples of the patch."""
         hidden = self.model(pixel_values=pixels).last_hidden_state
         return Features(cls=hidden[:, 0], tokens=hidden[:, 1:])
+
+    def rescale_positions(self, factor: float | None) -> None:
+        """Let train mode rescale DINOv3's position coordinates at random, by up to `factor`; None leaves them as they are.
+
+        Raises:
+            ConfigError: If the backbone is no DINOv3, or the factor is not more than 1.
+        """
+        if factor is not None and factor <= 1:
+            raise ConfigError(f"rope_rescale must be more than 1, or null for none, got {factor}")
+        self.config = replace(self.config, rope_rescale=factor)
+        if self.config.family == "dinov3":
+            config: Any = self.model.config
+            config.pos_embed_rescale = factor
+
+    def checkpoint_gradients(self) -> None:
+        """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time."""
+        model: Any = self.model
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     @torch.no_grad()
     def restore_constants(self) -> None:

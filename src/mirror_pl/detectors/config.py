@@ -90,15 +90,45 @@ class MemoryBankConfig:
             raise ConfigError(f"top_k must be between 1 and the {self.slots} slots of the memory bank, got {self.top_k}")
 
 
+HeadInput = Literal["perplexity", "residual", "cls"]
+"""What a head can look at; the first two are made by the memory bank."""
+
+
 @dataclass(frozen=True)
 class HeadConfig:
-    """Sizes of the dual-branch head; the defaults are the published ones."""
+    """What the head looks at, and its sizes; the defaults are the published ones.
 
+    Attributes:
+        inputs: Without "perplexity" or "residual" there is no such branch; without "cls" the classifier does not see the CLS
+            token, as in the paper's Eq. 5; with nothing but "cls" it is the direct classifier of the paper's ablation.
+        perplexity_width: Features that the perplexity branch makes of its two numbers.
+        residual_hidden: Hidden features of the residual branch.
+        residual_width: Features that it ends with.
+        hidden: Hidden features of the classifier.
+        dropout: In training, share of the hidden features set to 0.
+    """
+
+    inputs: tuple[HeadInput, ...] = ("perplexity", "residual", "cls")
     perplexity_width: int = 64
     residual_hidden: int = 512
     residual_width: int = 256
     hidden: int = 512
     dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        known = get_args(HeadInput)
+        if not self.inputs or len(set(self.inputs)) < len(self.inputs) or not set(self.inputs) <= set(known):
+            raise ConfigError(f"head inputs must be some of {name_list(known)}, each once, got {list(self.inputs)}")
+        for name in ("perplexity_width", "residual_hidden", "residual_width", "hidden"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"head {name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"head dropout must be at least 0 and less than 1, got {self.dropout}")
+
+    @property
+    def needs_bank(self) -> bool:
+        """Whether anything that the head looks at is made by a memory bank."""
+        return set(self.inputs) != {"cls"}
 
 
 @dataclass(frozen=True)
@@ -108,21 +138,24 @@ class DetectorConfig:
     Attributes:
         backbone: Its architecture.
         lora: Its adapters; ``None`` where there are none, or where they were merged into the weights.
-        memory_bank: Size of the bank and of its retrieval.
-        head: Sizes of the head.
+        memory_bank: Size of the bank and of its retrieval; ``None`` for a head that looks at nothing but the CLS token.
+        head: What the head looks at, and its sizes.
         drop_registers: Keep register tokens away from the bank (a variant; published weights use them).
         preprocess: The recipe whose pixels the weights were trained for.
     """
 
     backbone: BackboneConfig
     lora: LoraConfig | None = field(default_factory=LoraConfig)
-    memory_bank: MemoryBankConfig = field(default_factory=MemoryBankConfig)
+    memory_bank: MemoryBankConfig | None = field(default_factory=MemoryBankConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     drop_registers: bool = False
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
     def __post_init__(self) -> None:
-        if self.backbone.width % self.memory_bank.heads:
+        if self.memory_bank is None:
+            if self.head.needs_bank:
+                raise ConfigError(f"head inputs {list(self.head.inputs)} need a memory bank, and there is none")
+        elif self.backbone.width % self.memory_bank.heads:
             raise ConfigError(
                 f"backbone width {self.backbone.width} is not divisible by the {self.memory_bank.heads} heads of the "
                 "memory bank"

@@ -47,13 +47,18 @@ class MemoryBank(nn.Module):
             nn.init.orthogonal_(self.memory)
         self._projected: _Projected | None = None
 
-    def forward(self, tokens: Tensor) -> BankEvidence:
-        """Rebuild ``(B, N, D)`` tokens as far as a score needs it."""
+    def forward(self, tokens: Tensor, *, retrieval_gradient: bool = True) -> BankEvidence:
+        """Rebuild ``(B, N, D)`` tokens as far as a score needs it.
+
+        Without `retrieval_gradient`, what is rebuilt and how hard it was are constants to autograd; the residual depends on
+        the tokens all the same, by the mean that the reconstruction is taken from.
+        """
         with exact_float32(tokens.device):
             tokens = _at_least_float32(tokens)
-            keys, values = self._keys_values(tokens.dtype)
-            pooled = pool(self._queries(tokens), keys, values, self.config.top_k)
-            reconstruction = _linear(pooled.attended, self.out)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and retrieval_gradient):
+                keys, values = self._keys_values(tokens.dtype)
+                pooled = pool(self._queries(tokens), keys, values, self.config.top_k)
+                reconstruction = _linear(pooled.attended, self.out)
             return BankEvidence(pooled.max_weight, pooled.entropy, tokens.mean(dim=1) - reconstruction)
 
     def reconstruct(self, tokens: Tensor) -> TokenEvidence:

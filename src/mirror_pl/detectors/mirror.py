@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,8 @@ from mirror_pl.detectors.config import DetectorConfig
 from mirror_pl.detectors.contract import Detector, Verdict
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
-from mirror_pl.detectors.memory_bank import MemoryBank
+from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
+from mirror_pl.errors import ConfigError
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.retrieval import TokenEvidence
 
@@ -31,11 +34,24 @@ class Normalise(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-class MirrorDetector(Detector):
-    """The detector as published; `config` rebuilds it.
+class Judgement(NamedTuple):
+    """What a detector makes of a batch, before it is a verdict.
 
-    Its verdict's evidence: ``logit_real`` and ``logit_fake`` ``(B,)``, the two outputs whose difference is the logit;
-    ``max_weight`` and ``entropy`` ``(B,)``, the perplexity evidence; ``mean_residual`` ``(B, D)``.
+    Attributes:
+        class_logits: ``(B, 2)`` of real and fake, in the dtype of the head.
+        evidence: What the bank found; None for a detector without one.
+    """
+
+    class_logits: Tensor
+    evidence: BankEvidence | None
+
+
+class MirrorDetector(Detector):
+    """The detector as published, or one of its variants; `config` rebuilds it.
+
+    Its verdict's evidence: ``logit_real`` and ``logit_fake`` ``(B,)``, the two outputs whose difference is the logit; and,
+    but for a detector without a bank, ``max_weight`` and ``entropy`` ``(B,)``, the perplexity evidence, and
+    ``mean_residual`` ``(B, D)``.
     """
 
     def __init__(self, config: DetectorConfig) -> None:
@@ -46,7 +62,8 @@ class MirrorDetector(Detector):
         self.backbone = Backbone(config.backbone)
         if config.lora is not None:
             add_lora(self.backbone, config.lora)
-        self.memory_bank = MemoryBank(width, config.memory_bank)
+        if config.memory_bank is not None:
+            self.memory_bank = MemoryBank(width, config.memory_bank)
         self.head = DualBranchHead(width, config.head)
 
     def features(self, pixels: Tensor) -> Features:
@@ -57,20 +74,40 @@ class MirrorDetector(Detector):
             return Features(features.cls, features.tokens[:, self.config.backbone.registers :])
         return features
 
+    def judge(self, pixels: Tensor, *, retrieval_gradient: bool = True) -> Judgement:
+        """Classify pixels ``(B, 3, H, W)`` in [0, 1].
+
+        Args:
+            pixels: The batch.
+            retrieval_gradient: Let gradients flow through the retrieval to the tokens, as in the released training code;
+                False takes what the bank rebuilds as given, as the code before it did.
+        """
+        features = self.features(pixels)
+        if self.config.memory_bank is None:
+            return Judgement(self.head(None, None, features.cls), None)
+        evidence = self.memory_bank(features.tokens, retrieval_gradient=retrieval_gradient)
+        perplexity = torch.stack([evidence.max_weight, evidence.entropy], dim=-1)
+        return Judgement(self.head(perplexity, evidence.mean_residual, features.cls), evidence)
+
     def score(self, pixels: Tensor) -> Verdict:
         """Score pixels ``(B, 3, H, W)`` in [0, 1]."""
-        features = self.features(pixels)
-        evidence = self.memory_bank(features.tokens)
-        perplexity = torch.stack([evidence.max_weight, evidence.entropy], dim=-1)
-        logits = self.head(perplexity, evidence.mean_residual, features.cls).float()
+        class_logits, evidence = self.judge(pixels)
+        logits = class_logits.float()
         logit = logits[:, FAKE] - logits[:, REAL]
+        found = {} if evidence is None else evidence._asdict()
         return Verdict(
             logit=logit,
             p_fake=logit.sigmoid(),
-            evidence={"logit_real": logits[:, REAL], "logit_fake": logits[:, FAKE], **evidence._asdict()},
+            evidence={"logit_real": logits[:, REAL], "logit_fake": logits[:, FAKE], **found},
         )
 
     def reconstruct(self, pixels: Tensor) -> tuple[Tensor, TokenEvidence]:
-        """Return the tokens ``(B, N, D)`` and what the bank makes of each, for pixels ``(B, 3, H, W)`` in [0, 1]."""
+        """Return the tokens ``(B, N, D)`` and what the bank makes of each, for pixels ``(B, 3, H, W)`` in [0, 1].
+
+        Raises:
+            ConfigError: If the detector has no bank.
+        """
+        if self.config.memory_bank is None:
+            raise ConfigError("this detector looks at the CLS token only: it has no memory bank to rebuild tokens from")
         tokens = self.features(pixels).tokens
         return tokens, self.memory_bank.reconstruct(tokens)

@@ -8,8 +8,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from mirror_pl.detectors.checkpoint import detector_content
 from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
-from mirror_pl.detectors.checkpoint.names import live_names, with_our_names
+from mirror_pl.detectors.checkpoint.names import live_names
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.mirror import MirrorDetector
@@ -66,8 +67,7 @@ class DetectorModule(L.LightningModule):
         """Save tensors under our names, and the config that rebuilds the detector without Hydra or Lightning."""
         if not isinstance(self.detector, MirrorDetector):
             return
-        checkpoint["state_dict"] = with_our_names(self.detector.state_dict())
-        checkpoint[CONFIG_KEY] = {"detector": self.detector.config.to_dict()}
+        checkpoint.update(detector_content(self.detector))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Translate our names into those the installed transformers has."""

@@ -10,10 +10,11 @@ from typing import Any
 import lightning as L
 
 from mirror_pl.experiment.batch import Batch
+from mirror_pl.experiment.training_module import TrainingModule
 
 
 class ProgressLog(L.Callback):
-    """Print how many images are scored, how fast, and the time left; silent on a terminal, where a bar shows it.
+    """Print how many images are scored or steps made, how fast, and the time left; silent on a terminal, which has a bar.
 
     Args:
         every_s: Seconds between two lines.
@@ -23,6 +24,26 @@ class ProgressLog(L.Callback):
         self.every_s = every_s
         self._done = 0
         self._started = self._last = 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._done, self._started = 0, time.monotonic()
+        self._last = self._started
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Count the step, and print a line if it is time."""
+        assert isinstance(pl_module, TrainingModule)
+        self._done += 1
+        if not self._is_time(trainer):
+            return
+        left = int(trainer.num_training_batches) - self._done
+        seconds = self._time_left(self._done, left)
+        loss = trainer.callback_metrics.get("train/loss")
+        rate = trainer.callback_metrics.get("train/images_per_s")
+        figures = "" if loss is None or rate is None else f"loss {float(loss):.4g}, {float(rate):.0f} images/s, "
+        print(f"{pl_module.step:,}/{pl_module.step + left:,} steps, {figures}{seconds} left", flush=True)  # noqa: T201
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -40,12 +61,21 @@ class ProgressLog(L.Callback):
     ) -> None:
         """Count the batch, and print a line if it is time."""
         self._done += (len(batch.ids) + sum(flaw.id not in batch.ids for flaw in batch.flaws)) * trainer.world_size
-        now = time.monotonic()
-        if now - self._last < self.every_s or not trainer.is_global_zero or sys.stdout.isatty():
+        if not self._is_time(trainer):
             return
-        self._last = now
         total = len(trainer.datamodule.index)  # type: ignore[attr-defined]
         done = min(self._done, total)
-        speed = done / (now - self._started)
-        left = timedelta(seconds=round((total - done) / speed)) if speed else "?"
+        speed = done / (time.monotonic() - self._started)
+        left = self._time_left(done, total - done)
         print(f"{done:,}/{total:,} images, {speed:.1f} images/s, {left} left", flush=True)  # noqa: T201
+
+    def _is_time(self, trainer: L.Trainer) -> bool:
+        now = time.monotonic()
+        if now - self._last < self.every_s or not trainer.is_global_zero or sys.stdout.isatty():
+            return False
+        self._last = now
+        return True
+
+    def _time_left(self, done: int, left: int) -> timedelta | str:
+        """Return the time that `left` take, at the speed of those done so far."""
+        return timedelta(seconds=round((time.monotonic() - self._started) * left / done)) if done else "?"

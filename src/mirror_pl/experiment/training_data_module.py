@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import islice
 from pathlib import Path
 
 import lightning as L
@@ -166,6 +167,16 @@ class TrainingDataModule(L.LightningDataModule):
             pin_memory=device == "cuda",
             persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch if self.num_workers else None,
+        )
+
+    def first_batches(self, images: int) -> DataLoader[Batch]:
+        """Return a loader of the first batches that training will see, all of it for this process, of `images` or more."""
+        batches = list(islice(self._sampler(1, 0), -(-images // self.batch_size)))
+        return DataLoader(
+            TrainingDataset(self.training_set, self.augment, self.seed),  # type: ignore[arg-type]  # as above
+            batch_sampler=batches,
+            num_workers=self.num_workers,
+            collate_fn=collate,
         )
 
     def _sampler(self, ranks: int, rank: int) -> EpochSampler:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
 
+from mirror_pl.detectors.checkpoint.torch_file import save_torch
 from mirror_pl.errors import CheckpointError, name_list
-from mirror_pl.files import whole_file
-
-
-class Resumable(Protocol):
-    """A LightningModule that counts its steps and hands out what training changes."""
-
-    step: int
-
-    def trained_state(self) -> dict[str, Tensor]:
-        """What training changes, besides the optimizer."""
-
-    def load_trained_state(self, state: Any) -> None:
-        """Go on from what `trained_state` returned."""
+from mirror_pl.experiment.training_module import TrainingModule, Validated
 
 
 class TrainingState(L.Callback):
@@ -46,27 +34,31 @@ class TrainingState(L.Callback):
         self.belongs_to = belongs_to
         self.resume = resume
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the optimizer, which exists from here on, and the module."""
+        assert isinstance(pl_module, TrainingModule)
         if self.resume is not None:
-            pl_module.load_trained_state(self.resume["trained"])
             trainer.optimizers[0].load_state_dict(self.resume["optimizer"])
-            pl_module.step = self.resume["step"]
+            restore(pl_module, self.resume)
             self.resume = None
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Save, if it is time: at the start of a step, when the one before is counted."""
-        if batch_idx and pl_module.step % self.every_steps == 0:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if it is time."""
+        assert isinstance(pl_module, TrainingModule)
+        if pl_module.step % self.every_steps == 0:
             self._save(trainer, pl_module)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the last state."""
+        assert isinstance(pl_module, TrainingModule)
         self._save(trainer, pl_module)
 
-    def _save(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def _save(self, trainer: L.Trainer, pl_module: TrainingModule) -> None:
         if not trainer.is_global_zero:
             return
-        trained = {name: tensor.detach().cpu() for name, tensor in pl_module.trained_state().items()}
+        trained = {name: tensor.cpu() for name, tensor in pl_module.trained_state().items()}
         if not all(bool(tensor.isfinite().all()) for tensor in trained.values()):
             return  # nothing to go on from: the state before stays
         state = {
@@ -74,9 +66,16 @@ class TrainingState(L.Callback):
             "belongs_to": self.belongs_to,
             "trained": trained,
             "optimizer": trainer.optimizers[0].state_dict(),
+            "validated": [tuple(figures) for figures in pl_module.validated],
         }
-        with whole_file(self.path) as temporary:
-            torch.save(state, temporary)
+        save_torch(self.path, state, replace=True)
+
+
+def restore(module: TrainingModule, state: dict[str, Any]) -> None:
+    """Bring a module to where a state, that `read_state` returned, was saved; all but its optimizer."""
+    module.load_trained_state(state["trained"])
+    module.step = state["step"]
+    module.validated = [Validated(*figures) for figures in state["validated"]]
 
 
 def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
@@ -90,7 +89,7 @@ def read_state(path: Path, belongs_to: dict[str, Any]) -> dict[str, Any] | None:
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {key: state[key] for key in ("step", "belongs_to", "trained", "optimizer")}
+        state = {key: state[key] for key in ("step", "belongs_to", "trained", "optimizer", "validated")}
     except Exception as error:  # torch.load raises many kinds on a damaged file
         raise CheckpointError(
             f"resume: {path} cannot be read ({type(error).__name__}: {error}); start anew without it"

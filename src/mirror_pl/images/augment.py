@@ -51,20 +51,23 @@ class AugmentSpec:
     align_quality: int | None = 96
 
     def __post_init__(self) -> None:
+        for name in ("rescale_px", "jpeg_quality"):  # configs have lists
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.crop_px < 1:
-            raise ConfigError(f"data.augment.crop_px must be at least 1, got {self.crop_px}")
+            raise ConfigError(f"augment.crop_px must be at least 1, got {self.crop_px}")
         probabilities = self.probabilities
         if not all(0 <= p <= 1 for p in probabilities) or abs(sum(probabilities) - 1) > 1e-6:
             names = ", ".join(f"{name}={getattr(self, name)}" for name in _KINDS)
-            raise ConfigError(f"data.augment: probabilities of the crops must be 0 or more and sum to 1, got {names}")
+            raise ConfigError(f"augment: probabilities of the crops must be 0 or more and sum to 1, got {names}")
         if self.p_rescaled:
-            _check_range("rescale_px", self.rescale_px, self.crop_px, None, "data.augment.crop_px")
+            _check_range("rescale_px", self.rescale_px, self.crop_px, None, "augment.crop_px")
         else:  # drawn from all the same
             _check_range("rescale_px", self.rescale_px, 1, None, "1")
         if self.jpeg_quality is not None:
             _check_range("jpeg_quality", self.jpeg_quality, 1, 100, "1")
         if self.align_quality is not None and not 1 <= self.align_quality <= 100:
-            raise ConfigError(f"data.augment.align_quality must be 1 to 100, or null for none, got {self.align_quality}")
+            raise ConfigError(f"augment.align_quality must be 1 to 100, or null for none, got {self.align_quality}")
 
     @property
     def probabilities(self) -> tuple[float, float, float, float]:
@@ -73,11 +76,14 @@ class AugmentSpec:
 
     @classmethod
     def fixed(cls, crop_px: int = 224) -> AugmentSpec:
-        """Return the recipe that draws nothing: the central crop, without any JPEG compression.
-
-        Every epoch then sees the same pixels, so that their features need to be computed only once.
-        """
+        """Return the recipe that draws nothing: the central crop, without any JPEG compression."""
         return cls(crop_px, 1.0, 0.0, 0.0, 0.0, (crop_px, crop_px), jpeg_quality=None, align_quality=None)
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether nothing is left to chance, so that every epoch sees the same pixels."""
+        always = self.p_centre == 1 or self.p_resize == 1
+        return always and (self.jpeg_quality is None or self.jpeg_quality[0] == self.jpeg_quality[1])
 
 
 _KINDS: Final = ("p_centre", "p_resize", "p_random", "p_rescaled")
@@ -89,7 +95,7 @@ def _check_range(name: str, limits: tuple[int, int], lowest: int, highest: int |
         above = "" if highest is None else f" and at most {highest}"
         below = lowest_name if lowest_name == str(lowest) else f"{lowest_name} = {lowest}"
         raise ConfigError(
-            f"data.augment.{name} must be [smallest, largest], in this order, at least {below}{above}, got {list(limits)}"
+            f"augment.{name} must be [smallest, largest], in this order, at least {below}{above}, got {list(limits)}"
         )
 
 

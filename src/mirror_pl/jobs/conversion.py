@@ -1,4 +1,4 @@
-"""The conversion job: any checkpoint in, config.json and model.safetensors out."""
+"""The conversion job: any checkpoint in; config.json and model.safetensors, or a file in the published format, out."""
 
 from __future__ import annotations
 
@@ -7,14 +7,26 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from mirror_pl.config.build import build_backbone
+from mirror_pl.config.build import backbone_folder, build_backbone
 from mirror_pl.config.settings import ConvertSettings, read_settings
-from mirror_pl.detectors.checkpoint import build_detector, merged, read_detector, save_folder
+from mirror_pl.detectors.checkpoint import (
+    build_detector,
+    departures,
+    find_backbone,
+    merged,
+    read_checkpoint,
+    read_detector,
+    save_folder,
+    save_published,
+)
+from mirror_pl.detectors.checkpoint.names import is_adapter
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError
 from mirror_pl.files import path_sha256
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PUBLISHED_SUFFIX = ".pth"
+"""An output that ends so is written in the published format."""
 
 
 def run(cfg: DictConfig) -> None:
@@ -26,21 +38,40 @@ def run(cfg: DictConfig) -> None:
     settings = read_settings(cfg, ConvertSettings)
     source, output = Path(settings.input), Path(settings.output)
     if output.exists():
-        raise ConfigError(f"output: {output} exists already; nothing is overwritten. Give a new folder as output=FOLDER")
+        raise ConfigError(
+            f"output: {output} exists already; nothing is overwritten. Give a new folder as output=FOLDER, or a new file "
+            f"as output=FILE{PUBLISHED_SUFFIX}"
+        )
+    backbone, folder = build_backbone(settings.backbone), backbone_folder(settings.backbone)
+    raw = read_checkpoint(source, "input")
     tensors, config = read_detector(
-        source, backbone=build_backbone(settings.backbone), memory_path=settings.memory_path, key="input"
+        raw, backbone=backbone, backbone_folder=folder, memory_path=settings.memory_path, key="input"
     )
+    outside = find_backbone(raw, folder, "input")
     config = build_detector(tensors, config).config  # the check that all of it is there and fits
-    adapters = sum(name.endswith(".lora_a") for name in tensors)
+    adapters = sum(map(is_adapter, tensors)) // 2
     if settings.merge_lora:
         tensors, config = merged(tensors, config)
-    save_folder(output, tensors, config, DTYPES[settings.dtype])
+    dtype, published = DTYPES[settings.dtype], output.suffix.lower() == PUBLISHED_SUFFIX
+    if published:
+        epoch = raw.training.get("epoch", raw.epoch)
+        epoch = epoch if isinstance(epoch, int) else 0
+        save_published(output, tensors, config, dtype, epoch=epoch, training=raw.training)
+    else:
+        save_folder(output, tensors, config, dtype, raw.training)
 
     lora = "no LoRA" if not adapters else f"{adapters} LoRA adapters {'merged' if settings.merge_lora else 'kept'}"
     print(f"read      {source} ({_size(source):,} bytes, sha256 {path_sha256(source)})")
+    if outside is not None:
+        print(f"and       {outside.path}, the backbone's weights (sha256 {outside.sha256})")
     print(f"backbone  {backbone_name(config.backbone) or 'without a name'} ({config.backbone})")
     print(f"tensors   {len(tensors)} with {sum(tensor.numel() for tensor in tensors.values()):,} values; {lora}")
     print(f"wrote     {output} ({_size(output):,} bytes, {settings.dtype}; sha256 {path_sha256(output)})")
+    if published and departures(config):
+        print(
+            f"note      only mirror_pl can use it, not the published code, which knows no such detector: "
+            f"{'; '.join(departures(config))}"
+        )
     print(f"use it    python -m mirror_pl.eval checkpoint={output}")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +15,17 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.benchmarks import published_for
-from mirror_pl.config.build import build, build_detector, build_manifest, build_trainer, is_embedded, start_loggers
+from mirror_pl.config.build import (
+    backbone_folder,
+    build,
+    build_detector,
+    build_manifest,
+    build_trainer,
+    is_embedded,
+    start_loggers,
+)
 from mirror_pl.config.settings import EvalSettings, read_settings
+from mirror_pl.detectors.checkpoint import backbone_source
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import IncompleteRunError, name_list
 from mirror_pl.experiment import evaluate
@@ -74,8 +83,7 @@ def run(cfg: DictConfig) -> None:
         if is_embedded(settings.checkpoint):
             print_plain("The embedded detector has random weights: its numbers mean nothing.", console)
     # Before scoring: what is hashed is what was loaded.
-    weights = {"checkpoint": settings.checkpoint, "memory": settings.memory_path}
-    hashed = {key: {"path": _absolute(path), "sha256": _sha256(path)} for key, path in weights.items()} if folder else {}
+    hashed = _hashed(settings) if folder else {}
     clock.lap("hash")
     predictions = evaluate(detector, data, trainer, tf32=settings.tf32)
     clock.lap("score")
@@ -188,6 +196,17 @@ def _mirror(loggers: list[Logger], cfg: DictConfig, scores: BenchmarkScores, con
                 finish()
         except Exception as error:  # a dashboard that fails is no reason to call a finished run failed
             print_plain(f"warning: {type(logger).__name__} failed: {error}; the run folder is complete", console)
+
+
+def _hashed(settings: EvalSettings) -> dict[str, Mapping[str, str | None]]:
+    """Return path and hash of all weights; of the backbone, where the checkpoint does not hold them."""
+    weights = {"checkpoint": settings.checkpoint, "memory": settings.memory_path}
+    hashed: dict[str, Mapping[str, str | None]] = {
+        key: {"path": _absolute(path), "sha256": _sha256(path)} for key, path in weights.items()
+    }
+    assert settings.checkpoint is not None  # it was loaded
+    backbone = backbone_source(settings.checkpoint, backbone_folder(settings.backbone))
+    return hashed if backbone is None else {**hashed, "backbone": backbone.to_dict()}
 
 
 def _absolute(path: str | None) -> str | None:

@@ -1,8 +1,31 @@
 """Checkpoints: reading every published and own format, writing ours. Safe loading only, all or nothing."""
 
-from mirror_pl.detectors.checkpoint.backbone_folder import load_backbone
+from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource, backbone_sha256, load_backbone
 from mirror_pl.detectors.checkpoint.bank_file import save_bank
+from mirror_pl.detectors.checkpoint.bank_load import load_bank
+from mirror_pl.detectors.checkpoint.detector_file import detector_content, save_checkpoint
+from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.load import build_detector, load_detector, merged, read_detector
+from mirror_pl.detectors.checkpoint.partial import backbone_source, find_backbone
+from mirror_pl.detectors.checkpoint.published_file import departures, save_published
 from mirror_pl.detectors.checkpoint.save import save_folder
 
-__all__ = ["build_detector", "load_backbone", "load_detector", "merged", "read_detector", "save_bank", "save_folder"]
+__all__ = [
+    "BackboneSource",
+    "backbone_sha256",
+    "backbone_source",
+    "build_detector",
+    "departures",
+    "detector_content",
+    "find_backbone",
+    "load_backbone",
+    "load_bank",
+    "load_detector",
+    "merged",
+    "read_checkpoint",
+    "read_detector",
+    "save_bank",
+    "save_checkpoint",
+    "save_folder",
+    "save_published",
+]

@@ -1,8 +1,11 @@
-"""Backbone weights from a Hugging Face folder, which training starts from."""
+"""Backbone weights from a Hugging Face folder: training starts from them, and its files may leave them there."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,8 +14,35 @@ from torch import Tensor
 from mirror_pl.detectors.backbone import Backbone, read_backbone_folder
 from mirror_pl.detectors.checkpoint.names import our_name
 from mirror_pl.errors import CheckpointError, name_list
+from mirror_pl.files import RACY_NS, path_sha256, path_state
 
-WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
+CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """The folder that a detector's frozen backbone weights come from.
+
+    Attributes:
+        path: Absolute.
+        sha256: What `backbone_sha256` says of it.
+    """
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def of(cls, folder: Path) -> BackboneSource:
+        """Return the source that `folder` is now.
+
+        Raises:
+            CheckpointError: As `backbone_sha256`.
+        """
+        return cls(folder.resolve(), backbone_sha256(folder))
+
+    def to_dict(self) -> dict[str, str]:
+        """Return it in plain values, as files and run records carry it."""
+        return {"path": str(self.path), "sha256": self.sha256}
 
 
 def load_backbone(folder: Path) -> Backbone:
@@ -26,7 +56,7 @@ def load_backbone(folder: Path) -> Backbone:
         CheckpointError: If a file is missing or damaged, or any tensor is missing, unexpected or of the wrong shape.
     """
     config = read_backbone_folder(folder)
-    tensors = {_ours(name): tensor for name, tensor in _read(folder).items()}
+    tensors = read_backbone_weights(folder)
     with torch.device("meta"):
         backbone = Backbone(config)
     live = {our_name(f"backbone.{name}"): name for name in backbone.state_dict()}
@@ -36,31 +66,73 @@ def load_backbone(folder: Path) -> Backbone:
     for problem, names in (("misses", missing), ("holds the unknown", unexpected), ("has other shapes in", wrong)):
         if names:
             raise CheckpointError(f"backbone.path: {folder} {problem} {name_list(sorted(names), 4)}; expected {config}")
-    backbone.load_state_dict({live[name]: tensor.float() for name, tensor in tensors.items()}, assign=True)
+    backbone.load_state_dict({live[name]: tensor for name, tensor in tensors.items()}, assign=True)
     backbone.restore_constants()
     return backbone.requires_grad_(False).eval()
 
 
-def _ours(name: str) -> str:
-    return our_name(f"backbone.model.{name}")
+def read_backbone_weights(folder: Path) -> dict[str, Tensor]:
+    """Read the weights in a folder in float32, under our names; nothing is checked for fit.
 
+    Those that are float32 on disk stay mapped from it. The mapping is private: they may be changed, the files stay as they
+    are.
 
-def _read(folder: Path) -> dict[str, Tensor]:
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    files = [WEIGHTS]
+    tensors: dict[str, Tensor] = {}
     try:
-        if not (folder / WEIGHTS).is_file():
-            if not (folder / SHARDS).is_file():
-                raise CheckpointError(f"backbone.path: no {WEIGHTS} in {folder}; weights are read from safetensors only")
-            index = json.loads((folder / SHARDS).read_text(encoding="utf-8"))
-            files = sorted(set(index["weight_map"].values()))
-            if any(Path(file).name != file for file in files):
-                raise CheckpointError(f"backbone.path: {folder / SHARDS} names files outside its folder")
-        tensors: dict[str, Tensor] = {}
-        for file in files:
+        for file in _weight_files(folder):
             tensors.update(load_file(folder / file))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
-    return tensors
+    return {our_name(f"backbone.model.{name}"): tensor.float() for name, tensor in tensors.items()}
+
+
+def backbone_sha256(folder: Path) -> str:
+    """Return the SHA-256, in hexadecimal, of what makes a folder's backbone: names and hashes of config and weights.
+
+    Other files beside them, such as a README, count for nothing. As long as no file of the folder changes, a process reads
+    them once: they may be gigabytes.
+
+    Raises:
+        CheckpointError: If a file is missing or cannot be read.
+    """
+    place, state = folder.resolve(), path_state(folder)
+    if place in _hashed and _hashed[place][0] == state:
+        return _hashed[place][1]
+    now = time.time_ns()
+    newest = max((int(time_ns) for _name, _size, _inode, *times in state for time_ns in times), default=now)
+    digest = hashlib.sha256()
+    try:
+        for name in (CONFIG, *_weight_files(folder)):
+            digest.update(f"{name}\0{path_sha256(folder / name)}\n".encode())
+    except OSError as error:
+        raise CheckpointError(f"backbone.path: {folder} cannot be read: {error.strerror or error}") from error
+    if now - newest > RACY_NS:
+        _hashed[place] = (state, digest.hexdigest())
+    return digest.hexdigest()
+
+
+_hashed: dict[Path, tuple[tuple[tuple[str | int, ...], ...], str]] = {}
+"""For each folder that was hashed, the state it was in and its hash."""
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """Return the names of the safetensors files in a folder."""
+    if (folder / WEIGHTS).is_file():
+        return [WEIGHTS]
+    if not (folder / SHARDS).is_file():
+        raise CheckpointError(f"backbone.path: no {WEIGHTS} in {folder}; weights are read from safetensors only")
+    try:
+        index = json.loads((folder / SHARDS).read_text(encoding="utf-8"))
+        files = sorted(set(index["weight_map"].values()))
+        outside = any(Path(file).name != file for file in files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
+    if outside:
+        raise CheckpointError(f"backbone.path: {folder / SHARDS} names files outside its folder")
+    return files

@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
+from mirror_pl.detectors.checkpoint.published_names import published_bank_name
+from mirror_pl.detectors.checkpoint.torch_file import for_saving, save_torch
+from mirror_pl.detectors.config import DetectorConfig
 from mirror_pl.detectors.memory_bank import MemoryBank
-from mirror_pl.errors import OutputError
-from mirror_pl.files import whole_file
-
-_PUBLISHED = {"q.": "q_proj.", "k.": "k_proj.", "v.": "v_proj.", "out.": "out_proj."}
 
 
-def save_bank(path: Path, bank: MemoryBank, epoch: int, *, replace: bool = False) -> None:
-    """Write a bank as the published training code does, whole or not at all; `load_detector` takes it as `memory_path`.
+def save_bank(
+    path: Path,
+    bank: MemoryBank,
+    config: DetectorConfig,
+    epoch: int,
+    *,
+    training: Mapping[str, Any] | None = None,
+    replace: bool = False,
+) -> None:
+    """Write a bank as the published training code does, whole or not at all; `load_bank` takes it.
+
+    Beside what is published, the file says which backbone's features the bank was learnt from, and whether register tokens
+    were among them.
 
     Args:
         path: Must not exist, but with `replace`.
         bank: The bank.
+        config: Of the detector that it was trained in.
         epoch: Epochs it was trained for.
+        training: How it was trained, in plain values.
         replace: Take the place of a file that is there.
 
     Raises:
         OutputError: If `path` exists or cannot be written.
     """
-    if path.exists() and not replace:
-        raise OutputError(f"{path} exists already; nothing is overwritten")
     slots, width = bank.memory.shape
-    config = bank.config
     content = {
-        "model_state_dict": {_published(name): tensor.detach().cpu() for name, tensor in bank.state_dict().items()},
+        "model_state_dict": {published_bank_name(name): for_saving(tensor) for name, tensor in bank.state_dict().items()},
         "epoch": epoch,
         "memory_config": {
             "feature_dim": width,
             "mem_slots": slots,
-            "num_heads": config.heads,
-            "top_k": config.top_k,
+            "num_heads": bank.config.heads,
+            "top_k": bank.config.top_k,
+        },
+        CONFIG_KEY: {
+            "bank": {"backbone": str(config.backbone), "drop_registers": config.drop_registers},
+            "training": dict(training or {}),
         },
     }
-    with whole_file(path) as temporary:
-        torch.save(content, temporary)
-
-
-def _published(name: str) -> str:
-    for ours, published in _PUBLISHED.items():
-        if name.startswith(ours):
-            return published + name.removeprefix(ours)
-    return name
+    save_torch(path, content, replace=replace)

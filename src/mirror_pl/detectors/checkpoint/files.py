@@ -10,20 +10,22 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource
+from mirror_pl.detectors.checkpoint.torch_file import is_plain
 from mirror_pl.errors import CheckpointError, name_list
 
 CONFIG_FILE: Final = "config.json"
 WEIGHTS_FILE: Final = "model.safetensors"
 FORMAT_VERSION: Final = 1
 CONFIG_KEY: Final = "mirror_pl"
-"""Key under which a Lightning checkpoint of ours carries the detector's config."""
+"""Key under which a file of ours carries, beside its tensors, the detector's config and where it comes from."""
 
 _ENVELOPES = ("model", "state_dict", "model_state_dict")
 
@@ -37,16 +39,24 @@ class RawCheckpoint:
         tensors: Under the names they have in the file.
         config: The detector's config, where the file carries one.
         memory_config: Size of the bank, where a Phase-1 file carries it.
+        bank: What a bank that we wrote was learnt from: ``backbone`` in words, ``drop_registers``; empty where unknown.
+        backbone: Where the backbone's weights are, all but the adapters', where they were left out of the file.
+        training: How the detector was trained, in plain values; empty where nothing is known.
+        epoch: Epochs it was trained for, where the file says so.
     """
 
     path: Path
     tensors: Mapping[str, Tensor]
     config: Mapping[str, Any] | None = None
     memory_config: Mapping[str, Any] = field(default_factory=dict)
+    bank: Mapping[str, Any] = field(default_factory=dict)
+    backbone: BackboneSource | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    epoch: int | None = None
 
 
 def read_checkpoint(path: Path, key: str = "checkpoint") -> RawCheckpoint:
-    """Read a published ``.pth``, a Lightning checkpoint, or a folder written by ``mirror_pl.convert``.
+    """Read a published ``.pth``, a file of our training, or a folder written by ``mirror_pl.convert``.
 
     Tensors are memory-mapped where the format allows it: nothing is copied before it is used. They may be changed: the
     mapping is private, and the file stays as it is.
@@ -95,7 +105,7 @@ def _read_folder(folder: Path) -> RawCheckpoint:
             f"{folder} has format version {config.get('version')!r}, this mirror_pl reads {FORMAT_VERSION}; "
             "convert the original file again, or install the mirror_pl that wrote it"
         )
-    return RawCheckpoint(folder, tensors, config=config["detector"])
+    return RawCheckpoint(folder, tensors, config=config["detector"], training=_training(config, folder / CONFIG_FILE))
 
 
 def _read_pickle(path: Path) -> Any:
@@ -136,10 +146,34 @@ def _open_envelope(path: Path, content: Any) -> RawCheckpoint:
             f"{path} is not a detector's checkpoint: no dict of tensors under any of "
             f"{name_list(_ENVELOPES)}, nor by itself; it holds {name_list(map(str, content)) or 'nothing'}"
         )
-    ours = content.get(CONFIG_KEY)
-    return RawCheckpoint(
+    memory_config, epoch = content.get("memory_config"), content.get("epoch")
+    raw = RawCheckpoint(
         path,
         tensors,
-        config=ours["detector"] if isinstance(ours, dict) and "detector" in ours else None,
-        memory_config=content["memory_config"] if isinstance(content.get("memory_config"), dict) else {},
+        memory_config=memory_config if isinstance(memory_config, dict) else {},
+        epoch=epoch if type(epoch) is int else None,
     )
+    if CONFIG_KEY not in content:
+        return raw
+    ours = content[CONFIG_KEY]
+    if isinstance(ours, dict) and isinstance(ours.get("bank"), dict):
+        return replace(raw, bank=ours["bank"], training=_training(ours, path))
+    if not isinstance(ours, dict) or "detector" not in ours:
+        raise CheckpointError(f"{path} is damaged: under {CONFIG_KEY!r} it describes no detector")
+    return replace(raw, config=ours["detector"], backbone=_backbone(ours, path), training=_training(ours, path))
+
+
+def _backbone(ours: Mapping[str, Any], path: Path) -> BackboneSource | None:
+    recorded = ours.get("backbone")
+    if recorded is None:
+        return None
+    if not isinstance(recorded, dict) or not all(isinstance(recorded.get(key), str) for key in ("path", "sha256")):
+        raise CheckpointError(f"{path} is damaged: it does not say which backbone it belongs to, but {recorded!r}")
+    return BackboneSource(Path(recorded["path"]), recorded["sha256"])
+
+
+def _training(ours: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    training = ours.get("training", {})
+    if not isinstance(training, dict) or not is_plain(training):
+        raise CheckpointError(f"{path} is damaged: expected plain values under 'training', got {training!r}")
+    return training

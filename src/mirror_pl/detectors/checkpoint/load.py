@@ -1,4 +1,4 @@
-"""One way in for every kind of checkpoint: published files, our safetensors folder, Lightning checkpoints.
+"""One way in for every kind of checkpoint: published files, our safetensors folder, the files of our training.
 
 All or nothing. An adapter that silently stays at its initial zero looks like a merely weaker detector, so every tensor the
 model has must be in the file, and every tensor in the file must have a place in the model.
@@ -13,11 +13,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mirror_pl.detectors.backbone import read_backbone_folder
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_weights
+from mirror_pl.detectors.checkpoint.bank_load import read_bank
 from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
-from mirror_pl.detectors.checkpoint.names import BANK_NAMES, live_names, our_bank_name, our_name
+from mirror_pl.detectors.checkpoint.names import live_names, our_bank_name, our_name, with_our_names
+from mirror_pl.detectors.checkpoint.partial import find_backbone
+from mirror_pl.detectors.checkpoint.published_config import published_config
 from mirror_pl.detectors.checkpoint.signature import Signature
-from mirror_pl.detectors.config import BackboneConfig, DetectorConfig, LoraConfig, MemoryBankConfig
-from mirror_pl.detectors.known_backbones import known_backbone
+from mirror_pl.detectors.config import BackboneConfig, DetectorConfig
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list
@@ -27,6 +31,7 @@ def load_detector(
     checkpoint: str | Path,
     *,
     backbone: BackboneConfig | None = None,
+    backbone_folder: Path | None = None,
     memory_path: str | Path | None = None,
     merge: bool = True,
     device: torch.device | str = "cpu",
@@ -39,56 +44,67 @@ def load_detector(
 
     Args:
         checkpoint: A published Phase-2 file (``checkpoint-h-cur.pth``, any envelope and either layout of transformers), a
-            folder written by ``mirror_pl.convert``, or a Lightning checkpoint of this project.
+            folder written by ``mirror_pl.convert``, or a file of this project's training (``.ckpt``).
         backbone: Its architecture. Needed only where the file does not carry its own and its shapes are those of no known
             backbone; where given, it must agree with the file.
+        backbone_folder: The Hugging Face folder of the backbone. A file that training wrote without the frozen weights takes
+            them from it, or, where it is None, from where they were then; they must be the same. For any other file, it
+            gives the architecture.
         memory_path: A published Phase-1 file. A Phase-2 file holds the bank already; then the two must be equal.
         merge: Fold LoRA into the weights it adapts, which is faster and changes scores by float rounding only.
         device: Where its tensors are put.
         dtype: Of the backbone's weights. Bank, head and normalisation are float32 always: that is what they compute in.
 
     Raises:
-        CheckpointError: If a file is missing, damaged, unsafe or of another kind; or any tensor is missing, unexpected or
-            of the wrong shape, with its name and the backbone the file looks like.
+        CheckpointError: If a file is missing, damaged, unsafe or of another kind; if the backbone's weights are not those
+            the file was written with; or if any tensor is missing, unexpected or of the wrong shape, with its name and the
+            backbone the file looks like.
     """
-    tensors, config = read_detector(checkpoint, backbone=backbone, memory_path=memory_path)
+    tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=backbone_folder, memory_path=memory_path)
     if merge:
         tensors, config = merged(tensors, config, device)
     return build_detector(tensors, config, device=device, dtype=dtype)
 
 
 def read_detector(
-    checkpoint: str | Path,
+    checkpoint: str | Path | RawCheckpoint,
     *,
     backbone: BackboneConfig | None = None,
+    backbone_folder: Path | None = None,
     memory_path: str | Path | None = None,
     key: str = "checkpoint",
 ) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Read weights, under our names, and the config they belong to; see `load_detector`. Nothing is checked for fit yet.
 
-    `key` is the setting that named the checkpoint, for messages.
+    `checkpoint` may be one that `read_checkpoint` has opened; `key` is the setting that named it, for messages.
     """
-    raw = read_checkpoint(Path(checkpoint), key)
-    tensors = {our_name(name): tensor for name, tensor in raw.tensors.items()}
+    raw = checkpoint if isinstance(checkpoint, RawCheckpoint) else read_checkpoint(Path(checkpoint), key)
+    tensors = with_our_names(raw.tensors)
     if len(tensors) != len(raw.tensors):
         raise CheckpointError(f"checkpoint: {raw.path} holds a tensor twice, under two names for the same thing")
-    bank = None if memory_path is None else _read_bank(Path(memory_path))
+    bank = None if memory_path is None else read_bank(Path(memory_path))
     if not any(name.startswith("head.") for name in tensors):
         raise CheckpointError(_not_a_detector(raw))
     if bank is not None:
         tensors = _add_bank(tensors, bank, raw.path)
+    source = find_backbone(raw, backbone_folder, key)
+    if source is not None:
+        tensors = read_backbone_weights(source.path) | tensors
+    elif backbone is None and backbone_folder is not None:
+        backbone = read_backbone_folder(backbone_folder)
     if raw.config is not None:
         try:
             config = DetectorConfig.from_dict(raw.config)
         except ConfigError as error:
             raise CheckpointError(f"checkpoint: {raw.path} carries a config that is damaged: {error}") from error
-        if backbone is not None and backbone != config.backbone:
+        # How position coordinates are scaled at random is a matter of training, which no name or folder tells.
+        if backbone is not None and replace(backbone, rope_rescale=None) != replace(config.backbone, rope_rescale=None):
             raise CheckpointError(
                 f"checkpoint: {raw.path} carries the backbone {config.backbone}, but another was asked for: {backbone}. "
                 "Leave backbone= out to use the one it carries"
             )
         return tensors, config
-    return tensors, _published_config(tensors, raw.path, backbone, bank)
+    return tensors, published_config(tensors, raw.path, backbone, {} if bank is None else bank.memory_config)
 
 
 def merged(
@@ -172,42 +188,6 @@ def _check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], 
         if name and signature != Signature.of_config(config.backbone):
             lines.append(f"  use backbone={name}")
     raise CheckpointError("\n".join(lines))
-
-
-def _published_config(
-    tensors: Mapping[str, Tensor], path: Path, backbone: BackboneConfig | None, bank: RawCheckpoint | None
-) -> DetectorConfig:
-    """Derive the config of a published file, which carries none: defaults, and what its shapes tell."""
-    signature = Signature.of_tensors(tensors)
-    if backbone is None:
-        name = None if signature is None else signature.known_as()
-        if name is None:
-            raise CheckpointError(
-                f"checkpoint: the backbone of {path} is {signature or 'not recognisable'}; give its Hugging Face folder "
-                "as backbone.path=FOLDER, or its name as backbone=NAME"
-            )
-        backbone = known_backbone(name)
-    has_lora = any(name.endswith((".lora_a", ".lora_b")) for name in tensors)
-    memory = tensors.get("memory_bank.memory")
-    sizes = {} if bank is None else bank.memory_config
-    default = MemoryBankConfig()
-    return DetectorConfig(
-        backbone=backbone,
-        lora=LoraConfig() if has_lora else None,
-        memory_bank=MemoryBankConfig(
-            slots=default.slots if memory is None else memory.shape[0],
-            heads=int(sizes.get("num_heads", default.heads)),
-            top_k=int(sizes.get("top_k", default.top_k)),
-        ),
-    )
-
-
-def _read_bank(path: Path) -> RawCheckpoint:
-    raw = read_checkpoint(path, "memory_path")
-    tensors = {our_bank_name(name): tensor for name, tensor in raw.tensors.items()}
-    if not set(tensors) <= BANK_NAMES or "memory_bank.memory" not in tensors:
-        raise CheckpointError(f"memory_path: {path} holds no memory bank; expected a Phase-1 file (mirror_phase1.pth)")
-    return replace(raw, tensors=tensors)
 
 
 def _add_bank(tensors: Mapping[str, Tensor], bank: RawCheckpoint, path: Path) -> dict[str, Tensor]:

@@ -78,12 +78,12 @@ def our_name(name: str) -> str:
 
     A name that nothing is known of comes back unchanged, to be reported as unexpected.
     """
-    name = _substitute(_WRAPPERS.sub("", name), _AROUND)
+    name = substitute(_WRAPPERS.sub("", name), _AROUND)
     match = _TRANSFORMERS.match(name)
     if match is None:
         return name
-    inner = _substitute(name[match.end() :], _PEFT)
-    return "backbone." + _substitute(inner, _BACKBONE)
+    inner = substitute(name[match.end() :], _PEFT)
+    return "backbone." + substitute(inner, _BACKBONE)
 
 
 def our_bank_name(name: str) -> str:
@@ -92,7 +92,13 @@ def our_bank_name(name: str) -> str:
     return our_name(name if name.startswith("memory_bank.") else f"memory_bank.{name}")
 
 
-def _substitute(name: str, table: Iterable[tuple[re.Pattern[str], str]]) -> str:
+def is_adapter(name: str) -> bool:
+    """Whether one of our names is that of a LoRA adapter's tensor."""
+    return name.endswith((".lora_a", ".lora_b"))
+
+
+def substitute(name: str, table: Iterable[tuple[re.Pattern[str], str]]) -> str:
+    """Apply the replacements of `table` to a name, one after another."""
     for pattern, replacement in table:
         name = pattern.sub(replacement, name)
     return name

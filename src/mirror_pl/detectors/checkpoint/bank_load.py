@@ -1,0 +1,84 @@
+"""A memory bank from a Phase-1 file, to train a detector around."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
+from mirror_pl.detectors.checkpoint.names import BANK_NAMES, our_bank_name
+from mirror_pl.detectors.config import BackboneConfig, MemoryBankConfig
+from mirror_pl.detectors.memory_bank import MemoryBank
+from mirror_pl.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class LoadedBank:
+    """A bank, and what it takes to ask it about features.
+
+    Attributes:
+        bank: Frozen, in eval mode.
+        drop_registers: Whether register tokens are kept away from it.
+    """
+
+    bank: MemoryBank
+    drop_registers: bool
+
+
+def load_bank(
+    path: Path, backbone: BackboneConfig, top_k: int | None = None, drop_registers: bool | None = None
+) -> LoadedBank:
+    """Load a bank.
+
+    Args:
+        path: A published Phase-1 file, or one that training wrote.
+        backbone: Whose features it will be asked about.
+        top_k: Slots kept a row; None keeps as many as when it was trained, or as published where the file does not say.
+        drop_registers: Keep register tokens away from it; None does as when it was trained, or as published.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or no bank, or was learnt from other features.
+        ConfigError: If `top_k` is out of range.
+    """
+    raw = read_bank(path)
+    slots, width = raw.tensors["memory_bank.memory"].shape
+    origin = raw.bank
+    if width != backbone.width:
+        raise CheckpointError(
+            f"memory_path: {path} is a bank of {width} features, the backbone ({backbone}) has {backbone.width}; give the "
+            "bank that was learnt with this backbone, or learn one with phase=memory"
+        )
+    trained_with = origin.get("backbone")
+    if trained_with is not None and trained_with != str(backbone):
+        raise CheckpointError(
+            f"memory_path: {path} was learnt from the features of another backbone: {trained_with}; the one given is "
+            f"{backbone}. Learn a bank with this one by phase=memory"
+        )
+    sizes, published = raw.memory_config, MemoryBankConfig()
+    heads = int(sizes.get("num_heads", published.heads))
+    if width % heads:
+        raise CheckpointError(
+            f"memory_path: {path} says that its bank has {heads} heads, which do not divide {width} features"
+        )
+    config = MemoryBankConfig(slots, heads, int(sizes.get("top_k", published.top_k)) if top_k is None else top_k)
+    bank = MemoryBank(width, config)
+    tensors = {name.removeprefix("memory_bank."): tensor for name, tensor in raw.tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in bank.state_dict().items()}
+    if shapes != {name: tensor.shape for name, tensor in tensors.items()}:
+        raise CheckpointError(f"memory_path: {path} is damaged: expected tensors of the shapes {shapes}")
+    bank.load_state_dict(tensors)
+    registers = bool(origin.get("drop_registers", False)) if drop_registers is None else drop_registers
+    return LoadedBank(bank.requires_grad_(False).eval(), registers)
+
+
+def read_bank(path: Path) -> RawCheckpoint:
+    """Read a Phase-1 file; its tensors come under our names.
+
+    Raises:
+        CheckpointError: If it is missing, damaged, or holds anything but a bank.
+    """
+    raw = read_checkpoint(path, "memory_path")
+    tensors = {our_bank_name(name): tensor for name, tensor in raw.tensors.items()}
+    if not set(tensors) <= BANK_NAMES or "memory_bank.memory" not in tensors:
+        raise CheckpointError(f"memory_path: {path} holds no memory bank; expected a Phase-1 file (mirror_phase1.pth)")
+    return replace(raw, tensors=tensors)

@@ -1,0 +1,119 @@
+"""What the phases of training differ in; `training` does what they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from mirror_pl.config.settings import TrainSettings
+from mirror_pl.detectors.backbone import Backbone
+from mirror_pl.detectors.checkpoint import load_backbone
+from mirror_pl.detectors.known_backbones import known_backbone
+from mirror_pl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    from mirror_pl.config.settings import BackboneSettings
+    from mirror_pl.detectors import DetectorConfig
+    from mirror_pl.experiment.training_data_module import TrainingDataModule
+    from mirror_pl.experiment.training_module import TrainingModule
+
+
+class Phase(ABC):
+    """One phase of training, from its settings to its files.
+
+    It is made from the config, which checks all settings that can be checked without data and weights; then `load` is called
+    once, then `module`.
+
+    Attributes:
+        title: What is said of it on the screen.
+        outputs: Files that it writes into the run folder.
+        shown: Figures to be shown at the end, where they were logged, without what is before their slash.
+        settings: Of the command.
+        epochs: Times that every image is seen.
+        config: Of the detector in training, from `load` on.
+    """
+
+    title: ClassVar[str]
+    outputs: ClassVar[tuple[str, ...]]
+    shown: ClassVar[tuple[str, ...]] = ()
+    settings: TrainSettings
+    epochs: int
+    config: DetectorConfig
+
+    def belongs_to(self) -> dict[str, Any]:
+        """Return what a state to resume from must agree with, besides data and batches."""
+        return {}
+
+    @abstractmethod
+    def load(self, crop_px: int) -> None:
+        """Load the weights that training starts from.
+
+        Args:
+            crop_px: Side of the training crops.
+
+        Raises:
+            MirrorError: If they are missing, damaged, or do not fit together.
+        """
+
+    @abstractmethod
+    def module(self, steps_an_epoch: int) -> TrainingModule:
+        """Return what is to be trained."""
+
+    def begin(self, data: TrainingDataModule, device: torch.device) -> None:
+        """Do what comes before the first step, where no run is resumed."""
+        del data, device
+
+    def callbacks(self, folder: Path, facts: dict[str, Any]) -> list[L.Callback]:
+        """Return what else Lightning is to call; `facts` go into the files that are written on the way."""
+        del folder, facts
+        return []
+
+    def stopped_early(self, module: TrainingModule) -> bool:
+        """Whether training has ended before its last step, as it was told to."""
+        del module
+        return False
+
+    @abstractmethod
+    def save(self, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+        """Write what was learnt, in place of files of the same names, and return what ``run.json`` is to say of it.
+
+        Args:
+            folder: The run folder.
+            facts: Where it comes from; part of the files.
+        """
+
+
+def starting_backbone(settings: BackboneSettings, seed: int) -> tuple[Backbone, Path | None]:
+    """Return the backbone, and the folder its weights are from; only one that is for trying things out may do without.
+
+    Raises:
+        ConfigError: If ``backbone.path`` is not given, and the backbone is not a tiny one.
+        CheckpointError: If the folder is no backbone.
+    """
+    if settings.path is not None:
+        return load_backbone(Path(settings.path)), Path(settings.path)
+    if settings.name not in RANDOM_BACKBONES:
+        raise ConfigError(
+            "backbone.path: not given; training starts from the weights in a Hugging Face folder: backbone.path=FOLDER "
+            f"(backbone={RANDOM_BACKBONES[0]} tries things out with random ones)"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Backbone(known_backbone(settings.name)).requires_grad_(False).eval(), None
+
+
+RANDOM_BACKBONES = ("tiny",)
+"""Backbones that are trained with random weights where no folder is given."""
+
+
+def check_crop(crop_px: int, backbone: Backbone) -> None:
+    """Raise ConfigError unless a crop is made of whole patches."""
+    patch = backbone.config.patch_px
+    if crop_px % patch:
+        near = max(patch, round(crop_px / patch) * patch)
+        raise ConfigError(f"augment.crop_px must be a multiple of the backbone's patch, {patch}, got {crop_px}; use {near}")

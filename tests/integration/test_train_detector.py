@@ -1,0 +1,369 @@
+"""Phase 2 as a user runs it: a bank learnt by Phase 1, a detector trained around it, evaluated by the same command as any."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from golden_set import SMALL
+from PIL import Image
+from torch import Tensor
+
+from mirror_pl.config.command import compose
+from mirror_pl.detectors import DetectorConfig, load_detector
+from mirror_pl.detectors.backbone import read_backbone_folder
+from mirror_pl.detectors.checkpoint import load_backbone
+from mirror_pl.errors import CheckpointError, ConfigError, DataError
+from mirror_pl.experiment.training_state import TrainingState
+from mirror_pl.jobs import evaluation
+from mirror_pl.jobs.training import run
+
+IMAGES = Path(tempfile.gettempdir()) / f"mirror_pl_detector_images_{os.getpid()}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _images() -> Iterator[None]:
+    """37 small pictures and darker ones, half for training and half for validation."""
+    for number, pixels in enumerate(SMALL.pixels()):
+        image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        fake = image.point(lambda value: value // 3)
+        for label, picture in (("0_real", image), ("1_fake", fake)):
+            folder = IMAGES / ("train" if number % 2 else "val") / label
+            folder.mkdir(parents=True, exist_ok=True)
+            picture.save(folder / f"{number}.jpg", quality=95)
+    yield
+    shutil.rmtree(IMAGES)
+
+
+def overrides(output: Path, *more: str) -> list[str]:
+    return [
+        f"backbone.path={SMALL.backbone_path}", f"output_dir={output}", "trainer.accelerator=cpu", "logger=none", "batch_size=8",
+        "num_workers=0", f"paths.outputs={output.parent / 'outputs'}", "~callbacks.progress", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("bank") / "run"
+    small = ["phase.slots=48", "phase.heads=4", "phase.top_k=6", "phase.epochs=2", "phase.learning_rate=1e-2"]
+    run(compose("train", overrides(output, "phase=memory", f"data.real={IMAGES}/train/0_real", *small)))
+    return output / "memory_bank.pth"
+
+
+BASE = ["phase=detector", f"data.root={IMAGES}/train", "phase.epochs=3", "phase.learning_rate=1e-1", "save_every_steps=3"]
+VALIDATED = [*BASE, f"+validation.seen={IMAGES}/val"]
+
+
+def train(output: Path, *more: str) -> Path:
+    run(compose("train", overrides(output, *more)))
+    return output
+
+
+def weights_of(file: Path) -> dict[str, Tensor]:
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def trained(bank: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tmp_path_factory.mktemp("train") / "run", f"memory_path={bank}", *VALIDATED)
+
+
+def facts_of(output: Path) -> dict[str, Any]:
+    return json.loads((output / "run.json").read_text())
+
+
+def test_what_a_run_leaves(trained: Path, bank: Path) -> None:
+    facts = facts_of(trained)
+    assert facts["steps"] == 3 * (36 // 8)
+    assert facts["detector"]["memory_bank"] == {"slots": 48, "heads": 4, "top_k": 6}, "as the bank was trained"
+    assert facts["detector"]["lora"] == {"rank": 8, "alpha": 16.0}
+    assert [entry["step"] for entry in facts["validated"]] == [4, 8, 12]
+    assert facts["best"]["bal_acc"]["seen"] == max(entry["bal_acc"]["seen"] for entry in facts["validated"])
+    assert set(facts["checkpoints"]) == {"last.ckpt", "best.ckpt"}
+    ours = torch.load(trained / "best.ckpt", weights_only=True)["mirror_pl"]
+    assert ours["training"]["data"] == facts["data"]["fingerprint"]
+    assert ours["training"]["step"] == facts["best"]["step"]
+    assert ours["training"]["config"]["memory_path"] == str(bank)
+    assert DetectorConfig.from_dict(ours["detector"]) == DetectorConfig.from_dict(facts["detector"])
+
+
+def test_it_learns(trained: Path) -> None:
+    """The fakes are crude: that they are learnt shows that gradients arrive, nothing more."""
+    assert facts_of(trained)["best"]["bal_acc"]["seen"] >= 0.8
+
+
+def test_frozen_parts_do_not_change_and_are_not_in_the_file(trained: Path, bank: Path) -> None:
+    saved = weights_of(trained / "last.ckpt")
+    learnt = torch.load(bank, weights_only=True)["model_state_dict"]
+    names = {"memory": "memory", "q_proj": "q", "k_proj": "k", "v_proj": "v", "out_proj": "out"}
+    for name, tensor in learnt.items():
+        first, _, rest = name.partition(".")
+        assert torch.equal(saved[f"memory_bank.{names[first]}" + (f".{rest}" if rest else "")], tensor)
+    assert not [name for name in saved if name.startswith("backbone.") and ".lora_" not in name]
+    detector = load_detector(trained / "last.ckpt", merge=False)
+    frozen = load_backbone(SMALL.backbone_path).state_dict()
+    now = {name.replace(".base_layer.", "."): tensor for name, tensor in detector.backbone.state_dict().items()}
+    assert all(torch.equal(now[name], tensor) for name, tensor in frozen.items())
+
+
+def test_the_checkpoint_is_evaluated_like_any_other(trained: Path, tmp_path: Path) -> None:
+    """By the command, the validation's own figure comes out again, from the checkpoint and from both exports of it."""
+    from mirror_pl.jobs import conversion
+
+    conversion.run(compose("convert", [f"input={trained}/best.ckpt", f"output={tmp_path}/folder"]))
+    conversion.run(compose("convert", [f"input={trained}/best.ckpt", f"output={tmp_path}/published.pth"]))
+    figures = []
+    for number, checkpoint in enumerate((trained / "best.ckpt", tmp_path / "folder", tmp_path / "published.pth")):
+        output = tmp_path / f"eval{number}"
+        settings = [f"checkpoint={checkpoint}", "benchmark=folder", f"data_root={IMAGES}/val", f"output_dir={output}"]
+        settings += ["trainer.accelerator=cpu", "num_workers=0", "~callbacks.progress", f"paths.outputs={tmp_path}"]
+        evaluation.run(compose("eval", settings))
+        figures.append(json.loads((output / "metrics.json").read_text())["mean"]["bal_acc"])
+    assert figures == [pytest.approx(facts_of(trained)["best"]["bal_acc"]["seen"], abs=1e-9)] * 3
+
+
+def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(trained: Path, bank: Path, tmp_path: Path) -> None:
+    again = train(tmp_path / "again", f"memory_path={bank}", *VALIDATED, "num_workers=2")
+    assert equal(weights_of(trained / "last.ckpt"), weights_of(again / "last.ckpt"))
+    assert equal(weights_of(trained / "best.ckpt"), weights_of(again / "best.ckpt"))
+    unvalidated = train(tmp_path / "unvalidated", f"memory_path={bank}", *BASE)
+    assert equal(weights_of(trained / "last.ckpt"), weights_of(unvalidated / "last.ckpt")), "looking changes nothing"
+    assert not (unvalidated / "best.ckpt").exists()
+    other = train(tmp_path / "other", f"memory_path={bank}", *BASE, "seed=1")
+    assert not equal(weights_of(trained / "last.ckpt"), weights_of(other / "last.ckpt"))
+
+
+class Stopped(BaseException):
+    """As sudden as a kill, as far as one can be inside a test."""
+
+
+@pytest.mark.parametrize("saves", [1, 2, 4])
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    trained: Path, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+) -> None:
+    """Dropout, augmentation, the choice of the best and all."""
+    output, done = tmp_path / "run", 0
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        nonlocal done
+        save(self, *args)
+        done += 1
+        if done == saves:
+            raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(output, f"memory_path={bank}", *VALIDATED)
+    train(output, f"memory_path={bank}", *VALIDATED, "resume=true")
+    for name in ("last.ckpt", "best.ckpt"):
+        assert equal(weights_of(output / name), weights_of(trained / name))
+    assert facts_of(output)["validated"] == facts_of(trained)["validated"]
+    assert facts_of(output)["resumed_after"] == min(3 * saves, 12)
+
+
+def test_early_stopping(bank: Path, tmp_path: Path) -> None:
+    """A learning rate next to nothing: no validation is better than the first."""
+    more = [*VALIDATED, "phase.learning_rate=1e-12", "phase.last_learning_rate=0", "phase.patience=2", "phase.epochs=9"]
+    output = train(tmp_path / "run", f"memory_path={bank}", *more)
+    facts = facts_of(output)
+    assert facts["stopped_early"]
+    assert facts["steps"] == 3 * 4
+    assert facts["best"]["step"] == 4
+    (output / "run.json").unlink()  # killed before its last file
+    train(output, f"memory_path={bank}", *more, "resume=true")
+    assert facts_of(output)["steps"] == 3 * 4
+
+
+@pytest.mark.parametrize(
+    ("option", "evidence"),
+    [
+        ("mirror_no_cls", {"max_weight", "entropy", "mean_residual"}),
+        ("mirror_perplexity", {"max_weight", "entropy", "mean_residual"}),
+        ("mirror_residual", {"max_weight", "entropy", "mean_residual"}),
+        ("direct", set()),
+    ],
+)
+def test_the_variants_of_the_ablation(bank: Path, tmp_path: Path, option: str, evidence: set[str]) -> None:
+    more = [] if option == "direct" else [f"memory_path={bank}"]
+    output = train(tmp_path / "run", *BASE, "phase.epochs=1", f"detector={option}", *more)
+    detector = load_detector(output / "last.ckpt")
+    inputs = set(detector.config.head.inputs)
+    assert ("cls" in inputs) == (option != "mirror_no_cls")
+    assert ("perplexity" in inputs, "residual" in inputs) == {
+        "mirror_no_cls": (True, True), "mirror_perplexity": (True, False), "mirror_residual": (False, True), "direct": (False, False),
+    }[option]  # fmt: skip
+    verdict = detector(SMALL.pixels()[:2])
+    assert set(verdict.evidence) == {"logit_real", "logit_fake"} | evidence
+
+
+def test_self_contained_files_need_no_folder(bank: Path, tmp_path: Path) -> None:
+    backbone = tmp_path / "backbone"
+    shutil.copytree(SMALL.backbone_path, backbone)
+    settings = [f"memory_path={bank}", *BASE, "phase.epochs=1", f"backbone.path={backbone}"]
+    alone = train(tmp_path / "alone", *settings, "phase.self_contained=true")
+    leaning = train(tmp_path / "leaning", *settings)
+    expected = load_detector(leaning / "last.ckpt", merge=False)(SMALL.pixels()[:3]).logit
+    shutil.rmtree(backbone)
+    assert torch.equal(load_detector(alone / "last.ckpt", merge=False)(SMALL.pixels()[:3]).logit, expected)
+    with pytest.raises(CheckpointError, match=r"backbone\.path=FOLDER"):
+        load_detector(leaning / "last.ckpt")
+
+
+def test_options_of_the_phase(bank: Path, tmp_path: Path) -> None:
+    """No LoRA trains the head alone; the other options run, and are kept."""
+    output = train(
+        tmp_path / "head", f"memory_path={bank}", *BASE, "phase.epochs=1", "phase.lora_rank=null", "phase.top_k=3"
+    )
+    assert not any(".lora_" in name for name in weights_of(output / "last.ckpt"))
+    assert facts_of(output)["detector"]["memory_bank"]["top_k"] == 3
+    more = [
+        "phase.rope_rescale=2.0",
+        "phase.gradient_checkpointing=true",
+        "phase.retrieval_gradient=false",
+        "data.balanced=true",
+    ]
+    more += ["trainer.precision=bf16-mixed", "+trainer.gradient_clip_val=1.0", "augment.jpeg_quality=[70,80]"]
+    output = train(tmp_path / "all", f"memory_path={bank}", *BASE, "phase.epochs=1", *more)
+    assert facts_of(output)["detector"]["backbone"]["rope_rescale"] == 2.0
+    assert facts_of(output)["precision"] == "bf16-mixed"
+
+
+def test_gradient_checkpointing_changes_nothing(trained: Path, bank: Path, tmp_path: Path) -> None:
+    output = train(tmp_path / "run", f"memory_path={bank}", *BASE, "phase.gradient_checkpointing=true")
+    assert equal(weights_of(output / "last.ckpt"), weights_of(trained / "last.ckpt"))
+
+
+def test_registers_are_dropped_as_the_bank_was_trained(tmp_path: Path) -> None:
+    small = ["phase.slots=16", "phase.heads=4", "phase.top_k=6", "phase.epochs=1", "phase.drop_registers=true"]
+    run(compose("train", overrides(tmp_path / "bank", "phase=memory", f"data.real={IMAGES}/train/0_real", *small)))
+    output = train(tmp_path / "run", f"memory_path={tmp_path}/bank/memory_bank.pth", *BASE, "phase.epochs=1")
+    assert load_detector(output / "last.ckpt").config.drop_registers
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (["memory_path=null"], ConfigError, "memory_path: not given"),
+        (["detector=direct"], ConfigError, "detector=direct has no memory bank"),
+        (["memory_path=nowhere.pth"], CheckpointError, r"nowhere\.pth does not exist"),
+        ([f"memory_path={SMALL.checkpoint}"], CheckpointError, "holds no memory bank"),
+        (["backbone.path=null", "backbone=tiny", "backbone.name=dinov3_b"], ConfigError, r"backbone\.path: not given"),
+        (["detector.head.inputs=[]"], ConfigError, "head inputs must be some of perplexity, residual, cls"),
+        (["detector.head.inputs=[clss]"], ConfigError, "head inputs must be some of"),
+        (["detector.head.dropout=1.0"], ConfigError, "head dropout must be at least 0 and less than 1"),
+        (["phase.label_smoothing=1"], ConfigError, r"phase\.label_smoothing must be"),
+        (["phase.validate_every=0"], ConfigError, r"phase\.validate_every must be at least 1"),
+        (["phase.patience=2"], ConfigError, r"phase\.patience: there is no validation set"),
+        (["phase.lora_rank=0"], ConfigError, "rank of LoRA must be at least 1"),
+        (["phase.top_k=49"], ConfigError, "top_k must be between 1 and the 48 slots"),
+        (["phase.rope_rescale=1.0"], ConfigError, "rope_rescale must be more than 1"),
+        (["phase.warm_up_epochs=-1"], ConfigError, r"phase\.warm_up_epochs must be 0 or more"),
+        (
+            ["augment.crop_px=100", "augment.rescale_px=[100,200]"],
+            ConfigError,
+            r"augment\.crop_px must be a multiple .* use 96",
+        ),
+        (["+validation.here=nowhere"], DataError, "nowhere"),
+        ([f"+validation.here={IMAGES}/train/0_real"], DataError, "no"),
+        (["+validation.here=3"], ConfigError, r"validation\.here: expected FOLDER"),
+        (["data.root=null", f"data.real={IMAGES}/train/0_real"], DataError, "no fake image"),
+        (["phase.name=third"], ConfigError, r"phase\.name must be memory or detector"),
+    ],
+)
+def test_bad_settings_write_nothing(
+    bank: Path, tmp_path: Path, change: list[str], error: type[Exception], message: str
+) -> None:
+    from mirror_pl.config.settings import read_train_settings
+
+    with pytest.raises(error, match=message):
+        cfg = compose("train", overrides(tmp_path / "run", f"memory_path={bank}", *BASE, *change))
+        read_train_settings(cfg)
+        run(cfg)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_bank_of_another_backbone_is_refused(tmp_path: Path, bank: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(SMALL.backbone_path, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
+    assert read_backbone_folder(other) != read_backbone_folder(SMALL.backbone_path)
+    with pytest.raises(CheckpointError, match="learnt from the features of another backbone"):
+        train(tmp_path / "run", f"memory_path={bank}", *BASE, f"backbone.path={other}")
+
+
+def test_resuming_with_another_bank_or_validation_set_is_refused(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(bank, tmp_path / "bank.pth")
+    shutil.copytree(IMAGES / "val", tmp_path / "val")
+    settings = [f"memory_path={tmp_path}/bank.pth", *BASE, f"+validation.seen={tmp_path}/val"]
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        save(self, *args)
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(tmp_path / "run", *settings)
+    next((tmp_path / "val/0_real").iterdir()).unlink()
+    content = torch.load(bank, weights_only=True)
+    torch.save(content | {"epoch": 99}, tmp_path / "bank.pth")
+    with pytest.raises(CheckpointError, match="made with another validation, memory_bank"):
+        train(tmp_path / "run", *settings, "resume=true")
+
+
+@pytest.mark.slow  # each start takes ten seconds
+def test_killed_at_any_moment(trained: Path, bank: Path, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    settings = overrides(output, f"memory_path={bank}", *VALIDATED, "save_every_steps=1")
+    command = [sys.executable, "-m", "mirror_pl.train", *settings]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    kills = 0
+    for pause in (0.0, 0.2, 0.5, 0.05, 0.9):
+        more = ["resume=true"] if (output / "config.yaml").exists() else []
+        process = subprocess.Popen([*command, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        stamp = (output / "state.pt").stat().st_mtime_ns if (output / "state.pt").exists() else 0
+        while process.poll() is None:
+            if (output / "state.pt").exists() and (output / "state.pt").stat().st_mtime_ns != stamp:
+                time.sleep(pause)
+                process.send_signal(signal.SIGKILL)
+                kills += process.wait() == -signal.SIGKILL
+                break
+            time.sleep(0.01)
+    if not (output / "run.json").exists():
+        subprocess.run([*command, "resume=true"], env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert kills >= 2
+    for name in ("last.ckpt", "best.ckpt"):
+        assert equal(weights_of(output / name), weights_of(trained / name))
+
+
+@pytest.mark.slow  # three processes that start anew
+def test_two_processes_agree_with_one(bank: Path, tmp_path: Path) -> None:
+    """The same global batches, shared out: without dropout the same weights, but for the order of float additions."""
+    more = [f"memory_path={bank}", *VALIDATED, "phase.learning_rate=1e-3", "detector.head.dropout=0.0"]
+    alone = train(tmp_path / "alone", *more)
+    ddp = ["trainer.devices=2", "trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "mirror_pl.train", *overrides(tmp_path / "two", *more, *ddp)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=240)
+    one, two = weights_of(alone / "last.ckpt"), weights_of(tmp_path / "two/last.ckpt")
+    for name, tensor in two.items():
+        torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=1e-4)
+    assert facts_of(tmp_path / "two")["validated"] == facts_of(alone)["validated"]
