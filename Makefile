@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install eval test test-slow test-transformers-4 test-package lint format bench clean
+.PHONY: help install eval demo test test-slow test-transformers-4 test-package lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -19,6 +19,9 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 
 eval: install  ## run the default evaluation; ARGS='benchmark=genimage ...' runs another
 	$(BIN)/python -m mirror_pl.eval $(ARGS)
+
+demo: install  ## train the miniature and evaluate it: the whole chain in minutes; ARGS='seed=1 ...'
+	$(BIN)/python -m mirror_pl.train experiment=miniature $(ARGS)
 
 test: install  ## run the tests
 	$(BIN)/python -m pytest $(ARGS)

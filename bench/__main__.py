@@ -22,6 +22,7 @@ def main() -> None:
     tasks = {
         "retrieval": [],
         "detector": ["--backbone", "tiny", "--images", "16", "--batch", "8"] if options.quick else [],
+        "training": ["--backbone", "tiny", "--batch", "2", "--memory-batch", "2"] if options.quick else [],
         "decode": ["--files", "1"] if options.quick else [],
         "index": ["--files", "4000"] if options.quick else [],
         "loading": ["--backbone", "tiny"] if options.quick else [],

@@ -31,7 +31,14 @@ def synchronise(device: torch.device) -> None:
 def seconds_of(
     ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, warm_up: int = 1
 ) -> dict[str, float]:
-    """Median seconds of each way. They are taken in turn, so that a busy minute falls on all of them."""
+    """Median seconds of each way; see `all_seconds_of`."""
+    return {name: statistics.median(values) for name, values in all_seconds_of(ways, repeats, device, warm_up).items()}
+
+
+def all_seconds_of(
+    ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, warm_up: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of each way, round by round. They are taken in turn, so that a busy minute falls on all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for round_ in range(warm_up + repeats):
         for name, way in ways.items():
@@ -41,7 +48,7 @@ def seconds_of(
             synchronise(device)
             if round_ >= warm_up:
                 seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
 
 
 def matrix_ceiling(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:

@@ -13,8 +13,10 @@ def main(cfg: DictConfig) -> None:
     """Do as `cfg` says."""
     read_train_settings(cfg)
     # Imported here: torch and Lightning take seconds, and --help or a wrong setting is to be answered at once.
-    from mirror_pl.jobs.training import run
-
+    if cfg.phase.name == "miniature":
+        from mirror_pl.jobs.miniature import run
+    else:
+        from mirror_pl.jobs.training import run
     run(cfg)
 
 

@@ -42,7 +42,7 @@ def manifest_of(name: str) -> Manifest:
 
 
 def test_the_published_ones_are_all_there() -> None:
-    assert set(SHIPPED) == {"demo", "folder", *PUBLISHED}
+    assert set(SHIPPED) == {"miniature", "folder", *PUBLISHED}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -83,6 +83,7 @@ def test_labels_may_have_other_names() -> None:
         (lambda v: v["layouts"]["published"].update(subsets=3), "layout published: subsets must be"),
         (lambda v: v["layouts"]["published"].update(subsets={"d": "x"}), "layout published: unknown subset 'd'"),
         (lambda v: v.update(shared_reals={"r": {"folders": "x", "serves": ["d"]}}), "serves the unknown subset 'd'"),
+        (lambda v: v.update(shared_reals={"reals": {"folders": "x"}}), "this name is kept for .* reals=FOLDER"),
         (lambda v: v.update(expected={"d": {"real": 3}}), "expected names the unknown subset 'd'"),
         (lambda v: v["layouts"]["published"].update(labels={"a": "maybe"}), "label must be one of real, fake, got 'maybe'"),
         (lambda v: v["layouts"]["published"].pop("folders"), "layout published: missing folders"),

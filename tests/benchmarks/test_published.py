@@ -14,7 +14,7 @@ def test_as_printed() -> None:
     )
     assert [n.bal_acc for n in published_for("univfd", "mirror/dinov3_l")] == [0.882, 0.974], "the sources disagree"
     assert published_for("human_aigi", "mirror/dinov2_l") == ()
-    assert published_for("demo", "mirror/tiny") == ()
+    assert published_for("miniature", "mirror/miniature") == ()
 
 
 def test_names_are_ours() -> None:

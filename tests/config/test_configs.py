@@ -17,13 +17,16 @@ from mirror_pl.config.settings import BackboneSettings, ConvertSettings, EvalSet
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import ConfigError
 
+MINIATURE = len(list((CHECKOUT / "data/miniature/test").rglob("*.jpg")))
 OPTIONS = sorted((path.parent.name, path.stem) for path in config_dir().glob("*/*.yaml") if path.parent.name != "hydra")
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
 def test_every_option_composes(group: str, option: str) -> None:
     """In the command it is for: training has options of its own."""
-    cfg = compose("train" if option == "training" or group in ("phase", "augment") else "eval", [f"{group}={option}"])
+    cfg = compose(
+        "train" if option == "training" or group in ("phase", "augment", "experiment") else "eval", [f"{group}={option}"]
+    )
     assert OmegaConf.to_yaml(cfg, resolve=True)
 
 
@@ -41,7 +44,7 @@ def test_the_data_module_and_trainer_are_built(tmp_path: Path) -> None:
         "eval", ["batch_size=3", "num_workers=1", "trainer.accelerator=cpu", f"trainer.default_root_dir={tmp_path}"]
     )
     data = build(cfg.data, manifest=build_manifest(cfg), data_root=cfg.data_root)
-    assert (data.batch_size, data.num_workers, len(data.index)) == (3, 1, 21)
+    assert (data.batch_size, data.num_workers, len(data.index)) == (3, 1, MINIATURE)
     assert build_trainer(cfg).world_size == 1
 
 
@@ -94,11 +97,12 @@ def test_a_strategy_that_would_lose_results_is_refused() -> None:
         build_trainer(compose("eval", ["trainer.strategy=ddp_spawn", "trainer.accelerator=cpu", "trainer.devices=2"]))
 
 
-def test_no_benchmark_but_the_demo_gets_the_embedded_weights() -> None:
-    assert compose("eval").checkpoint.endswith("v3_gated/checkpoint-h-cur.pth")
+def test_no_benchmark_but_the_miniature_gets_the_embedded_weights() -> None:
+    embedded = str(CHECKOUT / "data/miniature/detector")
+    assert compose("eval").checkpoint == embedded
     assert compose("eval", ["benchmark=wildrf"]).checkpoint is None
     assert compose("eval", ["backbone=dinov3_l"]).checkpoint is None
-    assert compose("eval", ["benchmark=wildrf", "backbone=tiny"]).checkpoint.endswith("v3_gated/checkpoint-h-cur.pth")
+    assert compose("eval", ["benchmark=wildrf", "backbone=miniature"]).checkpoint == embedded
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from mirror_pl.config.command import compose
 from mirror_pl.config.settings import EvalSettings, read_settings
 from mirror_pl.detectors import MirrorDetector, load_detector
 from mirror_pl.detectors.checkpoint import BackboneSource, save_checkpoint
-from mirror_pl.errors import CheckpointError
+from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.jobs.evaluation import run
 
 
@@ -54,7 +54,12 @@ def scores(folder: Path) -> list[float]:
 def test_a_sweep_loads_once(
     loads: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    overrides = ["backbone=tiny", f"data_root={SMALL.data_root}", "trainer.accelerator=cpu", "num_workers=0"]
+    overrides = [
+        f"checkpoint={SMALL.checkpoint}",
+        f"data_root={SMALL.data_root}",
+        "trainer.accelerator=cpu",
+        "num_workers=0",
+    ]
     monkeypatch.setattr(
         sys, "argv", ["eval", "-m", *overrides, "benchmark=wildrf,chameleon", f"output_dir={tmp_path}/sweep"]
     )
@@ -165,3 +170,11 @@ def test_weights_outside_the_checkpoint_count(loads: list[Any], tmp_path: Path) 
     shutil.rmtree(first)
     with pytest.raises(CheckpointError, match="holds no backbone weights"):
         detector_of(same)
+
+
+def test_a_variant_that_the_checkpoint_is_not_is_refused() -> None:
+    with pytest.raises(
+        ConfigError, match=r"detector=direct: its head looks at cls, that of .* at perplexity, residual, cls"
+    ):
+        detector_of(f"checkpoint={SMALL.checkpoint}", "detector=direct")
+    assert build._kept is None

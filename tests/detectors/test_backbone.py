@@ -146,7 +146,7 @@ def test_fresh_lora_changes_nothing(config: BackboneConfig) -> None:
 
 
 def test_unknown_names_get_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"Did you mean dinov3_hplus\? Known: tiny, dinov2_l"):
+    with pytest.raises(ConfigError, match=r"Did you mean dinov3_hplus\? Known: tiny, miniature, dinov2_l"):
         known_backbone("dinov3_h")
 
 

@@ -99,8 +99,12 @@ def test_keys_are_projected_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 2, "once the keys, once the values"
 
 
-def test_gradients_reach_tokens_and_weights() -> None:
-    memory_bank, tokens = bank().train(), torch.randn(2, 5, 12, requires_grad=True)
+@pytest.mark.parametrize("train", [True, False])
+def test_gradients_reach_tokens_and_weights(train: bool) -> None:
+    """In eval mode too, where it was asked without gradients before."""
+    memory_bank, tokens = bank().train(train), torch.randn(2, 5, 12, requires_grad=True)
+    with torch.no_grad():
+        evidence_of(memory_bank, tokens)
     evidence_of(memory_bank, tokens).square().sum().backward()
     assert all(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in memory_bank.parameters())
     assert tokens.grad is not None

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import lightning as L
 import numpy as np
 import pytest
 import torch
+from golden_set import SMALL
 from torch import Tensor
 
 from mirror_pl.config.build import build_manifest
@@ -73,8 +72,7 @@ def test_other_errors_stay() -> None:
 
 
 def test_an_evaluation_loses_nothing() -> None:
-    manifest = build_manifest(compose("eval", ["benchmark=demo"]))
-    root = Path(compose("eval", ["benchmark=demo"]).data_root)
+    manifest, root = build_manifest(compose("eval", ["benchmark=wildrf"])), SMALL.data_root
 
     def scores(detector: Detector) -> tuple[np.ndarray, int | None]:
         data = BenchmarkDataModule(manifest, root, batch_size="auto", num_workers=0)
@@ -100,8 +98,8 @@ def test_an_evaluation_loses_nothing() -> None:
 def test_a_backbone_that_cannot_be_compiled_says_so() -> None:
     from torch._inductor.exc import InvalidCxxCompiler
 
-    config = compose("eval", ["benchmark=demo"])
-    data = BenchmarkDataModule(build_manifest(config), config.data_root, num_workers=0)
+    manifest = build_manifest(compose("eval", ["benchmark=wildrf"]))
+    data = BenchmarkDataModule(manifest, SMALL.data_root, num_workers=0)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
     with pytest.raises(ConfigError, match=r"could not be compiled .*; use compile=false"):
         evaluate(Greedy(0, InvalidCxxCompiler()), data, trainer)

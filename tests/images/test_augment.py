@@ -220,3 +220,24 @@ def test_fixed_crops_draw_nothing() -> None:
 def test_settings_out_of_range(settings: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         AugmentSpec(**settings)  # type: ignore[arg-type]
+
+
+def test_mirroring_is_a_draw_of_its_own() -> None:
+    """It moves no other draw, happens as often as asked for, and not at all by default."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8))
+    plain, never, half, always = (
+        replace(AugmentSpec(crop_px=24, rescale_px=(24, 60), jpeg_quality=None), p_mirror=p) for p in (0.0, 0.0, 0.5, 1.0)
+    )
+    mirrored = 0
+    for seed in range(200):
+        first, same, maybe, other = (
+            augment(image, spec, np.random.default_rng(seed), fake=False) for spec in (plain, never, half, always)
+        )
+        np.testing.assert_array_equal(first, same)
+        np.testing.assert_array_equal(first[:, ::-1], other)
+        is_mirrored = np.array_equal(maybe, other)
+        assert is_mirrored or np.array_equal(maybe, first)
+        mirrored += is_mirrored
+    assert 70 <= mirrored <= 130  # 4.2 standard deviations of a fair coin
+    with pytest.raises(ConfigError, match=r"augment\.p_mirror must be between 0 and 1, got 2"):
+        AugmentSpec(p_mirror=2)

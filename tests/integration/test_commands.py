@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from golden_set import SMALL
 from mirror_pl.config.command import compose
 from mirror_pl.errors import CheckpointError, ConfigError, OutputError
 from mirror_pl.jobs.conversion import run as convert
+from mirror_pl.miniature import WorldSpec
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -31,12 +33,20 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 def test_the_default_runs_anywhere_and_says_what_it_is() -> None:
     done = start("mirror_pl.eval")
     assert done.returncode == 0, done.stderr
-    assert "27.78" in done.stdout
-    assert "random weights" in done.stdout
+    assert "none for the real world" in done.stdout
     assert "Traceback" not in done.stderr
-    (run,) = Path("outputs/eval/demo").iterdir()
+    (run,) = Path("outputs/eval/miniature").iterdir()
     assert (run / "run.json").is_file()
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["miniature"]
+    bal_acc = {row["subset"]: row["metrics"]["bal_acc"] for row in metrics["subsets"]}
+    held_out = bal_acc.pop(WorldSpec().held_out)
+    assert sum(bal_acc.values()) / len(bal_acc) >= 0.95, "learnt, on scenes that nothing was trained on"
+    assert held_out >= 0.88
     assert [path.name for path in Path().iterdir()] == ["outputs"], "nothing else is left behind"
+
+
+GOLDEN = ["benchmark=wildrf", f"data_root={SMALL.data_root}", f"checkpoint={SMALL.checkpoint}"]
 
 
 class Bomb:
@@ -68,7 +78,7 @@ def test_a_shortfall_is_an_exit_code_of_its_own(tmp_path: Path) -> None:
         (folder / label).mkdir(parents=True)
         (folder / label / "x.jpg").write_text("no image")
     done = start(
-        "mirror_pl.eval", "benchmark=chameleon", "backbone=tiny", f"data_root={tmp_path / 'data'}", "output_dir=out"
+        "mirror_pl.eval", "benchmark=chameleon", "backbone=miniature", f"data_root={tmp_path / 'data'}", "output_dir=out"
     )
     assert done.returncode == 3
     assert "none of the 2 images could be decoded" in done.stderr
@@ -80,28 +90,29 @@ def test_two_processes_give_the_same_report() -> None:
     for devices in (1, 2):
         done = start(
             "mirror_pl.eval", "trainer.accelerator=cpu", f"trainer.devices={devices}", "num_workers=0", "batch_size=4",
-            f"output_dir=out{devices}", f"trainer.strategy={'ddp' if devices > 1 else 'auto'}",
+            f"output_dir=out{devices}", f"trainer.strategy={'ddp' if devices > 1 else 'auto'}", *GOLDEN,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("Report:") == 1
-        reports.append(next(Path(f"out{devices}").glob("demo_*.csv")).read_text())
+        reports.append(next(Path(f"out{devices}").glob("wildrf_*.csv")).read_text())
     assert reports[0] == reports[1]
 
 
 def test_a_sweep_has_a_folder_for_each_job_and_goes_on_past_failures() -> None:
-    done = start("mirror_pl.eval", "-m", f"checkpoint=nowhere.pth,{SMALL.checkpoint}", "hydra.sweep.dir=sweep")
+    checkpoints = f"checkpoint=nowhere.pth,{SMALL.checkpoint}"
+    done = start("mirror_pl.eval", "-m", *GOLDEN[:2], checkpoints, "hydra.sweep.dir=sweep")
     assert done.returncode == 2
     assert [str(path) for path in Path("sweep").glob("*/run.json")] == ["sweep/1/run.json"]
     assert "nowhere.pth does not exist" in done.stderr
     assert "1 of the sweep's jobs failed" in done.stderr
-    assert "exit code 2: checkpoint=nowhere.pth" in done.stderr
+    assert "exit code 2: benchmark=wildrf" in done.stderr
     refused = start("mirror_pl.eval", "-m", "batch_size=4,64", "trainer.devices=2")
     assert refused.returncode == 2
     assert "would run the whole sweep" in refused.stderr
 
 
 def test_a_sweep_over_benchmarks_of_which_some_are_absent() -> None:
-    sweep = ["mirror_pl.eval", "-m", "backbone=tiny", f"data_root={SMALL.data_root}"]
+    sweep = ["mirror_pl.eval", "-m", *GOLDEN[1:]]
     done = start(*sweep, "benchmark=genimage,wildrf", "output_dir=some")
     assert done.returncode == 0, done.stderr
     assert "absent: genimage - " in done.stdout

@@ -107,7 +107,7 @@ def test_the_run_folder_is_the_record(tmp_path: Path) -> None:
     assert metrics["mean"]["bal_acc"] == pytest.approx(0.2777777777777778, abs=1e-12)
     assert metrics["mean_rows"]["bal_acc"] == 3
     assert metrics["images"] == {"ok": 21, "truncated": 0, "undecodable": 0, "non_finite": 0}
-    assert metrics["random_weights"], "the small golden set is the embedded default"
+    assert not metrics["miniature"]
 
     facts = json_of(folder, "run.json")
     assert facts["images"]["indexed"] == 21

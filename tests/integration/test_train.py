@@ -247,6 +247,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     ("change", "error", "message"),
     [
         (["data.real=nowhere"], DataError, "nowhere"),
+        (["memory_path=x.pth"], ConfigError, "memory_path: phase=memory does not use it"),
+        (["phase.init=kmeans", "phase.slots=40000"], DataError, "too few for 40000 prototypes"),
         (["data.real=[]"], DataError, "no"),
         (["backbone.path=null", "backbone=dinov3_b"], ConfigError, "backbone.path: not given"),
         (["phase.init=random"], ConfigError, "phase.init must be one of"),
@@ -259,6 +261,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
         (["+trainer.max_time=00:00:01:00"], ConfigError, r"trainer\.max_time"),
         (["trainer.precision=16-true"], ConfigError, r"trainer\.precision"),
         (["batch_size=0"], ConfigError, "batch_size must be at least 1"),
+        (["phase.feature_cache=features"], ConfigError, r"phase\.feature_cache: .* add augment=fixed"),
+        (
+            ["phase.feature_cache=features", "augment=fixed", "trainer.devices=2", "trainer.strategy=ddp"],
+            ConfigError,
+            r"phase\.feature_cache: .* make it first with trainer\.devices=1",
+        ),
     ],
 )
 def test_bad_settings_write_nothing(tmp_path: Path, change: list[str], error: type[Exception], message: str) -> None:
@@ -275,6 +283,74 @@ def test_a_damaged_state_is_not_taken(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"resume: .* cannot be read"):
         train(output, "phase.epochs=1", "resume=true")
     assert (output / "config.yaml").exists()
+
+
+def no_decoding(patch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise AssertionError("an image was decoded")
+
+    patch.setattr("mirror_pl.experiment.training_dataset.decode", refuse)
+
+
+def test_kept_features_give_the_same_bank_and_nothing_is_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ("augment=fixed", "phase.learning_rate=1e-3", "phase.init=tokens")
+    cached = (*more, f"phase.feature_cache={tmp_path / 'features'}")
+    plain = train(tmp_path / "plain", *more)
+    first = train(tmp_path / "first", *cached)
+    assert equal(bank_of(first), bank_of(plain))
+    assert "37 images x 200 tokens x 32 x 4 bytes = 0.9 MB" in capsys.readouterr().out
+    no_decoding(monkeypatch)
+    assert equal(bank_of(train(tmp_path / "second", *cached, "num_workers=2")), bank_of(plain))
+    assert bank_of(train(tmp_path / "third", *cached, "phase.slots=24"))["memory"].shape == (24, 32)
+    assert len(list((tmp_path / "features").iterdir())) == 1
+    with pytest.raises(AssertionError, match="was decoded"):  # other features
+        train(tmp_path / "fourth", *cached, "phase.drop_registers=true")
+    assert len(list((tmp_path / "features").iterdir())) == 1
+
+
+def test_kept_features_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = ("augment=fixed", "phase.learning_rate=1e-3", f"phase.feature_cache={tmp_path / 'features'}")
+    whole = train(tmp_path / "whole", *more)
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        save(self, *args)
+        raise Stopped
+
+    no_decoding(monkeypatch)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(tmp_path / "run", *more)
+    assert equal(bank_of(train(tmp_path / "run", *more, "resume=true")), bank_of(whole))
+
+
+def test_kept_features_know_the_images_that_could_not_be_read(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, path in enumerate(sorted(IMAGES.iterdir())[:9]):
+        (images / f"{number}.jpg").write_bytes(path.read_bytes())
+    (images / "bad.png").write_bytes(b"no image")
+    (images / "cut.jpg").write_bytes((images / "0.jpg").read_bytes()[:-200])
+    more = ("augment=fixed", f"data.real={images}", "batch_size=5")
+    cached = (*more, f"phase.feature_cache={tmp_path / 'features'}")
+    for name, settings in {"plain": more, "cached": cached}.items():
+        with pytest.raises(IncompleteRunError, match="2 images could not be read"):
+            train(tmp_path / name, *settings)
+    assert (tmp_path / "cached/bad_images.csv").read_text() == (tmp_path / "plain/bad_images.csv").read_text()
+    assert equal(bank_of(tmp_path / "cached"), bank_of(tmp_path / "plain"))
+
+
+def test_a_damaged_feature_cache_is_named(tmp_path: Path) -> None:
+    more = ("augment=fixed", "phase.epochs=1", f"phase.feature_cache={tmp_path / 'features'}")
+    train(tmp_path / "first", *more)
+    (folder,) = (tmp_path / "features").iterdir()
+    with (folder / "tokens.npy").open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(DataError, match=rf"{folder.name} is damaged .* delete that folder"):
+        train(tmp_path / "second", *more)
+    assert not (tmp_path / "second").exists()
 
 
 @pytest.mark.slow  # each start takes ten seconds
@@ -309,3 +385,14 @@ def test_two_processes_agree_with_one(trained: Path, tmp_path: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=240)
     for name, tensor in bank_of(output).items():
         torch.testing.assert_close(tensor, bank_of(trained)[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow  # two processes that start anew
+def test_two_processes_read_what_one_has_kept(tmp_path: Path) -> None:
+    more = ("augment=fixed", "phase.learning_rate=1e-3", f"phase.feature_cache={tmp_path / 'features'}")
+    alone = train(tmp_path / "alone", *more)
+    several = overrides(tmp_path / "run", *more, "trainer.devices=2", "trainer.strategy=ddp")
+    command = [sys.executable, "-m", "mirror_pl.train", *several]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=240)
+    for name, tensor in bank_of(tmp_path / "run").items():
+        torch.testing.assert_close(tensor, bank_of(alone)[name], rtol=1e-3, atol=1e-4)

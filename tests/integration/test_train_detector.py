@@ -25,6 +25,7 @@ from mirror_pl.detectors import DetectorConfig, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import load_backbone
 from mirror_pl.errors import CheckpointError, ConfigError, DataError
+from mirror_pl.experiment.detector_training_module import DetectorTrainingModule
 from mirror_pl.experiment.training_state import TrainingState
 from mirror_pl.jobs import evaluation
 from mirror_pl.jobs.training import run
@@ -42,6 +43,7 @@ def _images() -> Iterator[None]:
             folder = IMAGES / ("train" if number % 2 else "val") / label
             folder.mkdir(parents=True, exist_ok=True)
             picture.save(folder / f"{number}.jpg", quality=95)
+    shutil.copytree(IMAGES / "val/0_real", IMAGES / "reals/0_real")
     yield
     shutil.rmtree(IMAGES)
 
@@ -174,7 +176,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     for name in ("last.ckpt", "best.ckpt"):
         assert equal(weights_of(output / name), weights_of(trained / name))
     assert facts_of(output)["validated"] == facts_of(trained)["validated"]
-    assert facts_of(output)["resumed_after"] == min(3 * saves, 12)
+    assert facts_of(output)["resumed_after"] == {1: 3, 2: 4, 4: 8}[saves], "every third step, and after validations"
 
 
 def test_early_stopping(bank: Path, tmp_path: Path) -> None:
@@ -244,9 +246,41 @@ def test_options_of_the_phase(bank: Path, tmp_path: Path) -> None:
     assert facts_of(output)["precision"] == "bf16-mixed"
 
 
-def test_gradient_checkpointing_changes_nothing(trained: Path, bank: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing(
+    trained: Path, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    init = DetectorTrainingModule.__init__
+
+    def count_layers(self: DetectorTrainingModule, *args: Any) -> None:
+        init(self, *args)
+        for layer in self.detector.backbone.modules():
+            if type(layer).__name__.endswith("Attention"):
+                layer.register_forward_pre_hook(lambda *_: calls.append("layer"))
+
+    monkeypatch.setattr(DetectorTrainingModule, "__init__", count_layers)
     output = train(tmp_path / "run", f"memory_path={bank}", *BASE, "phase.gradient_checkpointing=true")
+    assert len(calls) == 12 * 2 * 2, "in every step each of the two layers forward, and again on the way back"
     assert equal(weights_of(output / "last.ckpt"), weights_of(trained / "last.ckpt"))
+
+
+def test_positions_rescaled_at_random_are_so_from_the_first_step_and_after_a_stop(
+    trained: Path, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = [f"memory_path={bank}", "phase.rope_rescale=2.0"]
+    whole = weights_of(train(tmp_path / "whole", *settings, *VALIDATED) / "last.ckpt")
+    assert not equal(whole, weights_of(trained / "last.ckpt"))
+    assert equal(whole, weights_of(train(tmp_path / "unvalidated", *settings, *BASE) / "last.ckpt"))
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        save(self, *args)
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(tmp_path / "stopped", *settings, *VALIDATED)
+    assert equal(whole, weights_of(train(tmp_path / "stopped", *settings, *VALIDATED, "resume=true") / "last.ckpt"))
 
 
 def test_registers_are_dropped_as_the_bank_was_trained(tmp_path: Path) -> None:
@@ -280,10 +314,23 @@ def test_registers_are_dropped_as_the_bank_was_trained(tmp_path: Path) -> None:
             r"augment\.crop_px must be a multiple .* use 96",
         ),
         (["+validation.here=nowhere"], DataError, "nowhere"),
-        ([f"+validation.here={IMAGES}/train/0_real"], DataError, "no"),
+        ([f"+validation.here={IMAGES}/train/0_real"], DataError, r"validation\.here: .*none of its 1 subsets has an image"),
+        ([f"+validation.here={IMAGES}/reals"], DataError, r"validation\.here: none of the 0 fake images of subset ALL"),
+        (["+validation.here={benchmark: folder, data_root: null}"], ConfigError, r"validation\.here: expected FOLDER"),
+        (["+validation.here={benchmark: foldr, data_root: x}"], ConfigError, r"validation\.here: .* Did you mean folder"),
+        (["data.labels=[0]"], DataError, "no fake image, and a detector learns to tell"),
+        (["phase.learning_rate=nan"], ConfigError, r"phase\.learning_rate must be more than 0"),
+        (["phase.lora_alpha=nan"], ConfigError, "alpha of LoRA must be more than 0"),
+        (["phase.rope_rescale=nan"], ConfigError, "rope_rescale must be more than 1"),
+        (
+            ["+phase.lerning_rate=3"],
+            ConfigError,
+            r"phase\.lerning_rate: there is no such setting. Did you mean learning_rate",
+        ),
+        (["trainer.strategy=fsdp"], ConfigError, "trainer"),
         (["+validation.here=3"], ConfigError, r"validation\.here: expected FOLDER"),
         (["data.root=null", f"data.real={IMAGES}/train/0_real"], DataError, "no fake image"),
-        (["phase.name=third"], ConfigError, r"phase\.name must be memory or detector"),
+        (["phase.name=third"], ConfigError, r"phase\.name must be memory, detector or miniature"),
     ],
 )
 def test_bad_settings_write_nothing(
@@ -304,8 +351,13 @@ def test_a_bank_of_another_backbone_is_refused(tmp_path: Path, bank: Path) -> No
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"num_attention_heads": 2}))
     assert read_backbone_folder(other) != read_backbone_folder(SMALL.backbone_path)
-    with pytest.raises(CheckpointError, match="learnt from the features of another backbone"):
+    with pytest.raises(
+        CheckpointError, match=r"features of another backbone: backbone dinov3, .* 4 heads.* here .* 2 heads"
+    ):
         train(tmp_path / "run", f"memory_path={bank}", *BASE, f"backbone.path={other}")
+    more = ["backbone.path=null", "backbone=tiny"]  # the same architecture
+    with pytest.raises(CheckpointError, match=r"features of another backbone: weights .* here random, seed 0"):
+        train(tmp_path / "run", f"memory_path={bank}", *BASE, *more)
 
 
 def test_resuming_with_another_bank_or_validation_set_is_refused(
@@ -326,8 +378,48 @@ def test_resuming_with_another_bank_or_validation_set_is_refused(
     next((tmp_path / "val/0_real").iterdir()).unlink()
     content = torch.load(bank, weights_only=True)
     torch.save(content | {"epoch": 99}, tmp_path / "bank.pth")
-    with pytest.raises(CheckpointError, match="made with another validation, memory_bank"):
+    with pytest.raises(CheckpointError, match="made with another memory_bank, validation"):
         train(tmp_path / "run", *settings, "resume=true")
+
+
+def test_resuming_with_other_backbone_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.torch import load_file, save_file
+
+    backbone = tmp_path / "backbone"
+    shutil.copytree(SMALL.backbone_path, backbone)
+    settings = [*BASE, "detector=direct", f"backbone.path={backbone}"]
+    save = TrainingState._save
+
+    def save_and_stop(self: TrainingState, *args: Any) -> None:
+        save(self, *args)
+        raise Stopped
+
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(TrainingState, "_save", save_and_stop)
+        train(tmp_path / "run", *settings)
+    weights = load_file(backbone / "model.safetensors")
+    save_file({name: tensor * 1.1 for name, tensor in weights.items()}, backbone / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="made with another backbone"):
+        train(tmp_path / "run", *settings, "resume=true")
+
+
+def test_a_bank_that_goes_away_in_training_is_not_missed(
+    bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(bank, tmp_path / "bank.pth")
+    monkeypatch.setattr(TrainingState, "on_train_end", lambda *args: (tmp_path / "bank.pth").unlink())
+    output = train(tmp_path / "run", f"memory_path={tmp_path}/bank.pth", *BASE, "phase.epochs=1")
+    assert len(facts_of(output)["memory"]["sha256"]) == 64
+
+
+@pytest.mark.parametrize("change", [{"memory": torch.zeros(3)}, {"num_heads": "four"}, {"num_heads": 0}, {"top_k": 0}])
+def test_damaged_banks_are_named(bank: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    content = torch.load(bank, weights_only=True)
+    part = content["model_state_dict" if "memory" in change else "memory_config"]
+    part.update(change)
+    torch.save(content, tmp_path / "bank.pth")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        train(tmp_path / "run", f"memory_path={tmp_path}/bank.pth", *BASE)
 
 
 @pytest.mark.slow  # each start takes ten seconds
@@ -353,6 +445,18 @@ def test_killed_at_any_moment(trained: Path, bank: Path, tmp_path: Path) -> None
     assert kills >= 2
     for name in ("last.ckpt", "best.ckpt"):
         assert equal(weights_of(output / name), weights_of(trained / name))
+
+
+@pytest.mark.slow  # three processes that start anew
+def test_two_processes_with_a_batch_that_one_of_them_cannot_read(bank: Path, tmp_path: Path) -> None:
+    """Each step one image a process: where it cannot be read, the other's is all there is, and nobody waits for ever."""
+    shutil.copytree(IMAGES / "train", tmp_path / "train")
+    next((tmp_path / "train/0_real").iterdir()).write_bytes(b"no image")
+    more = [f"memory_path={bank}", *BASE, f"data.root={tmp_path}/train", "batch_size=2", "phase.epochs=1"]
+    ddp = ["trainer.devices=2", "trainer.strategy=ddp"]
+    command = [sys.executable, "-m", "mirror_pl.train", *overrides(tmp_path / "run", *more, *ddp)]
+    assert subprocess.run(command, stdout=subprocess.DEVNULL, timeout=240, check=False).returncode == 3
+    assert facts_of(tmp_path / "run")["images"]["unreadable"] == 1
 
 
 @pytest.mark.slow  # three processes that start anew

@@ -29,7 +29,7 @@ def check_content(wheel: Path) -> None:
     configs = {f"mirror_pl/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/**/*.yaml")}
     assert {name for name in packed if name.endswith(".py")} == modules
     assert {name for name in packed if name.endswith(".yaml")} == configs
-    assert {"mirror_pl/py.typed", "mirror_pl/demo/v3_gated/checkpoint-h-cur.pth"} < packed
+    assert {"mirror_pl/py.typed", "mirror_pl/miniature_data/detector/model.safetensors"} < packed
     print(f"{wheel.name}: {len(modules)} modules, {len(configs)} configs, {wheel.stat().st_size:,} bytes")
 
 
@@ -46,9 +46,9 @@ def main() -> None:
         call(python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt", wheel)
         call(python, "-m", "mirror_pl.eval", cwd=elsewhere)
         call(python, "-m", "mirror_pl.eval", "--cfg", "job", "benchmark=genimage", "backbone=dinov3_hplus", cwd=elsewhere)
-        (run,) = (elsewhere / "outputs/eval/demo").iterdir()
+        (run,) = (elsewhere / "outputs/eval/miniature").iterdir()
         assert (run / "run.json").is_file()
-        assert "27777" in next(run.glob("demo_*.csv")).read_text()
+        assert "nearest," in next(run.glob("miniature_*.csv")).read_text()
     print("the wheel works")
 
 

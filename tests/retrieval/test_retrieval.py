@@ -124,6 +124,37 @@ def test_gradients_flow_and_equal_the_definitions() -> None:
             torch.testing.assert_close(got, want, **EXACT)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_gradients_of_float32_at_a_size_beyond_16_bits_of_slots(frozen: bool) -> None:
+    queries, *bank = sample(2, 3, 7, 4, 30_000)
+    readings = {}
+    for name, function, dtype in (
+        ("definition", dense, torch.float64),
+        ("own", expand, torch.float32),
+        ("again", expand, torch.float32),
+    ):
+        tensors = [
+            queries.to(dtype, copy=True).requires_grad_(),
+            *(t.to(dtype, copy=True).requires_grad_(not frozen) for t in bank),
+        ]
+        function(*tensors, 128).attended.square().sum().backward()
+        assert all((tensor.grad is None) == frozen for tensor in tensors[1:])
+        readings[name] = [tensor.grad for tensor in tensors if tensor.grad is not None]
+    for got, again, want in zip(readings["own"], readings["again"], readings["definition"], strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-5)
+        assert torch.equal(got, again)
+
+
+def test_gradients_through_the_means_of_a_frozen_bank() -> None:
+    """Phase 2: only the queries learn."""
+    queries, keys, values = sample(2, 2, 5, 4, 30, torch.float64)
+    found = []
+    for evidence in (pool(queries.requires_grad_(), keys, values, 4), pooled(dense(queries, keys, values, 4))):
+        total = evidence.attended.square().sum() + evidence.max_weight.sum() + evidence.entropy.sum()
+        found += torch.autograd.grad(total, queries)
+    torch.testing.assert_close(*found, **EXACT)
+
+
 def test_empty_batch() -> None:
     tensors = sample(0, 2, 5, 4, 30)
     assert [tuple(t.shape) for t in pool(*tensors, 3)] == [(0, 8), (0,), (0,)]

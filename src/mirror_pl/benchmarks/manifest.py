@@ -183,6 +183,8 @@ def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str)
 def _parse_shared(values: Mapping[str, Any], names: list[str], where: str) -> SharedReals:
     _check_keys(values, SharedReals, where, ("serves",))
     serves = _strings(values.get("serves", names), f"{where}, serves")
+    if where.endswith(f" {USER_REALS.removeprefix('shared:')}"):
+        raise ConfigError(f"{where}: this name is kept for what the user gives as reals=FOLDER; give the set another one")
     unknown = [name for name in serves if name not in names]
     if unknown:
         raise ConfigError(f"{where}: serves the unknown subset {unknown[0]!r}.{nearest(unknown[0], names)}")

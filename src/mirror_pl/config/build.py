@@ -14,7 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.benchmarks import Manifest
-from mirror_pl.config.locate import demo_dir
+from mirror_pl.config.locate import miniature_dir
 from mirror_pl.config.manifests import manifest_from
 from mirror_pl.config.settings import BackboneSettings, EvalSettings
 from mirror_pl.detectors import BackboneConfig, MirrorDetector, load_detector
@@ -88,7 +88,7 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
         The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer.
 
     Raises:
-        ConfigError: If there is no checkpoint to load.
+        ConfigError: If there is no checkpoint to load, or it is of another variant than was named.
         CheckpointError: As `load_detector`.
     """
     global _kept
@@ -118,10 +118,21 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
         memory_path=settings.memory_path,
         merge=settings.detector.merge_lora,
     )
+    _check_variant(settings, detector)
     if settings.compile:
         detector.backbone.compile()
     _kept = _Kept(request, _tensors_of(detector), detector)
     return detector, False
+
+
+def _check_variant(settings: EvalSettings, detector: MirrorDetector) -> None:
+    """Hold a checkpoint against the variant that was named; ``detector=mirror`` takes what the checkpoint says it is."""
+    asked, found = list(settings.detector.head["inputs"]), list(detector.config.head.inputs)
+    if settings.detector.name != "mirror" and asked != found:
+        raise ConfigError(
+            f"detector={settings.detector.name}: its head looks at {', '.join(asked)}, that of {settings.checkpoint} at "
+            f"{', '.join(found)}; leave detector out to evaluate what the checkpoint holds"
+        )
 
 
 def _tensors_of(detector: MirrorDetector) -> dict[str, tuple[torch.dtype, torch.Size]]:
@@ -178,9 +189,9 @@ def start_loggers(trainer: L.Trainer) -> None:
             ) from error
 
 
-def is_embedded(checkpoint: str | None) -> bool:
-    """Whether the checkpoint is the one shipped with the package, with random weights."""
-    return checkpoint is not None and Path(checkpoint).resolve().is_relative_to(demo_dir().resolve())
+def is_miniature(checkpoint: str | None) -> bool:
+    """Whether the checkpoint is the one shipped with the package, which is no detector for the real world."""
+    return checkpoint is not None and Path(checkpoint).resolve().is_relative_to(miniature_dir().resolve())
 
 
 def _targets(node: Any) -> Iterator[str]:

@@ -7,11 +7,12 @@ import io
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import hydra
 import yaml
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -19,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from mirror_pl.config.locate import config_dir, demo_dir
+from mirror_pl.config.locate import config_dir, miniature_dir
 from mirror_pl.errors import (
     EXIT_DEFECT,
     EXIT_INCOMPLETE,
@@ -79,7 +80,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
                 check_overrides(sys.argv[1:], config_name)
             except MirrorError as error:
                 raise SystemExit(_report(error)) from error
-            _register_resolvers()
+            register_resolvers()
             hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
             if failures:
                 print(f"error: {len(failures)} of the sweep's jobs failed or had no data:", file=sys.stderr)
@@ -93,11 +94,22 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Compose a command's config without running it, as the command line would with `overrides`."""
+    """Compose a command's config without running it, as the command line would with `overrides`; also inside a command."""
     check_overrides(overrides, config_name)
-    _register_resolvers()
-    with hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
+    register_resolvers()
+    with without_running_hydra(), hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
         return hydra.compose(config_name=config_name, overrides=list(overrides))
+
+
+@contextmanager
+def without_running_hydra() -> Iterator[None]:
+    """Let Hydra compose further configs while one of its own is running, which it refuses otherwise."""
+    instance = GlobalHydra.instance()
+    running, instance.hydra = instance.hydra, None
+    try:
+        yield
+    finally:
+        instance.hydra = running
 
 
 def check_overrides(overrides: Sequence[str], config_name: str) -> None:
@@ -173,8 +185,9 @@ def _fit_into_sweep(cfg: DictConfig) -> None:
         cfg.output_dir = f"{cfg.output_dir}/{hydra_cfg.job.num}" if chosen else hydra_cfg.runtime.output_dir
 
 
-def _register_resolvers() -> None:
-    OmegaConf.register_new_resolver("demo", lambda name: str(Path(demo_dir()) / name), replace=True)
+def register_resolvers() -> None:
+    """Make known what configs may ask for as ``${miniature:...}``: files shipped with the package."""
+    OmegaConf.register_new_resolver("miniature", lambda name: str(miniature_dir() / name), replace=True)
 
 
 def _report(error: Exception) -> int:

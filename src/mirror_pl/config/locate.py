@@ -17,15 +17,13 @@ def config_dir() -> Path:
     return _first_with("eval.yaml", PACKAGE / "configs", CHECKOUT / "configs")
 
 
-def demo_dir() -> Path:
-    """Return the folder of the embedded default: ``v3_gated/checkpoint-h-cur.pth`` and ``data/``.
-
-    Until a trained miniature exists, it is the small golden set of the tests, with random weights.
+def miniature_dir() -> Path:
+    """Return the folder of the miniature, the embedded default: ``photographs/``, the ``test/`` set, and its ``detector/``.
 
     Raises:
         FileNotFoundError: If neither place has it, naming both.
     """
-    return _first_with("data", PACKAGE / "demo", CHECKOUT / "tests/golden/small")
+    return _first_with("photographs", PACKAGE / "miniature_data", CHECKOUT / "data/miniature")
 
 
 def _first_with(name: str, *folders: Path) -> Path:

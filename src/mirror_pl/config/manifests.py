@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from mirror_pl.benchmarks import Manifest, parse_manifest
-from mirror_pl.config.command import HYDRA_VERSION
+from mirror_pl.config.command import HYDRA_VERSION, register_resolvers, without_running_hydra
 from mirror_pl.config.locate import config_dir
 from mirror_pl.errors import ConfigError, nearest
 
@@ -28,8 +27,8 @@ def load_manifest(name: str) -> Manifest:
     if name not in benchmark_names():
         names = benchmark_names()
         raise ConfigError(f"benchmark={name}: there is none.{nearest(name, names)} Available: {', '.join(names)}")
-    GlobalHydra.instance().clear()  # a command that is running has composed its own config long since
-    with hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
+    register_resolvers()
+    with without_running_hydra(), hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
         return manifest_from(hydra.compose(overrides=[f"+benchmark={name}"]).benchmark)
 
 

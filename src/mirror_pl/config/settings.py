@@ -8,7 +8,7 @@ from typing import Any, Optional, TypeVar, Union, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mirror_pl.errors import ConfigError
+from mirror_pl.errors import ConfigError, nearest
 from mirror_pl.scores import Compat
 
 # OmegaConf reads types from the annotations at run time, and under Python 3.10 knows Optional only.
@@ -25,10 +25,11 @@ class BackboneSettings:
 
 @dataclass
 class LoadSettings:
-    """How the detector is loaded."""
+    """Which detector is expected, and how it is loaded."""
 
     name: str
     merge_lora: bool
+    head: dict[str, Any]
 
 
 @dataclass
@@ -117,6 +118,7 @@ class MemoryPhaseSettings:
     heads: int
     top_k: int
     drop_registers: bool
+    feature_cache: Optional[str]
 
 
 @dataclass
@@ -188,17 +190,57 @@ class DetectorTrainSettings(TrainSettings):
             raise ConfigError(f"phase.patience must be at least 1, or null for never, got {self.phase.patience}")
 
 
-def read_train_settings(cfg: DictConfig) -> MemoryTrainSettings | DetectorTrainSettings:
+@dataclass
+class MiniaturePhaseSettings:
+    """What the miniature is made of; ``configs/phase/miniature.yaml`` says what each is."""
+
+    name: str
+    world: Optional[str]
+    bank: str
+
+
+@dataclass
+class MiniatureSettings:
+    """Settings of ``mirror_pl.train experiment=miniature``; its parts have those of their own commands."""
+
+    phase: MiniaturePhaseSettings
+    num_workers: Optional[int]
+    seed: int
+    output_dir: str
+    resume: bool
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if self.phase.bank not in ("real", "mixed", "fake"):
+            raise ConfigError(f"phase.bank must be real, mixed or fake, got {self.phase.bank}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or more, got {self.seed}")
+
+
+AnyTrainSettings = Union[MemoryTrainSettings, DetectorTrainSettings, MiniatureSettings]
+
+
+def read_train_settings(cfg: DictConfig) -> AnyTrainSettings:
     """Read the settings of ``mirror_pl.train`` for the phase that was chosen; errors as `read_settings`."""
     name = cfg.phase.get("name")
-    if name not in ("memory", "detector"):
-        raise ConfigError(f"phase.name must be memory or detector, got {name}")
     if name == "memory":
         return read_settings(cfg, MemoryTrainSettings)
-    return read_settings(cfg, DetectorTrainSettings)
+    if name == "detector":
+        return read_settings(cfg, DetectorTrainSettings)
+    if name == "miniature":
+        return read_settings(cfg, MiniatureSettings)
+    raise ConfigError(f"phase.name must be memory, detector or miniature, got {name}")
 
 
-Settings = TypeVar("Settings", EvalSettings, ConvertSettings, CheckDataSettings, MemoryTrainSettings, DetectorTrainSettings)
+Settings = TypeVar(
+    "Settings",
+    EvalSettings,
+    ConvertSettings,
+    CheckDataSettings,
+    MemoryTrainSettings,
+    DetectorTrainSettings,
+    MiniatureSettings,
+)
 
 
 def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:
@@ -217,7 +259,11 @@ def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:
         if value == MISSING:
             raise ConfigError(f"{field.name}: not given; add {field.name}=... to the command")
         if is_dataclass(types[field.name]):  # a group: what else its option holds is read elsewhere
-            value = {part.name: value.get(part.name) for part in fields(types[field.name])}
+            known: list[str] = [part.name for part in fields(types[field.name])]
+            unknown = [] if field.name != "phase" else [key for key in value if key not in (*known, "labels", "batch_size")]
+            if unknown:
+                raise ConfigError(f"phase.{unknown[0]}: there is no such setting.{nearest(str(unknown[0]), known)}")
+            value = {name: value.get(name) for name in known}
         try:
             typed = OmegaConf.merge(typed, {field.name: value})
         except OmegaConfBaseException as error:

@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: If the backbone is no DINOv3, or the factor is not more than 1.
         """
-        if factor is not None and factor <= 1:
+        if factor is not None and not 1 < factor < float("inf"):
             raise ConfigError(f"rope_rescale must be more than 1, or null for none, got {factor}")
         self.config = replace(self.config, rope_rescale=factor)
         if self.config.family == "dinov3":

@@ -70,6 +70,8 @@ class LoraConfig:
     def __post_init__(self) -> None:
         if self.rank < 1:
             raise ConfigError(f"the rank of LoRA must be at least 1, got {self.rank}")
+        if not 0 < self.alpha < float("inf"):
+            raise ConfigError(f"the alpha of LoRA must be more than 0, got {self.alpha}")
 
     @property
     def scaling(self) -> float:

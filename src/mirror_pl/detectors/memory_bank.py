@@ -74,9 +74,10 @@ class MemoryBank(nn.Module):
         return _linear(tokens, self.q).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
 
     def _keys_values(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the slots' keys and values, ``(H, K, d)`` each; in eval mode they are kept until a weight changes."""
+        """Return the slots' keys and values, ``(H, K, d)`` each; kept until a weight changes, where nothing is to be learnt."""
         sources = (self.memory, self.k.weight, self.v.weight)
-        if self.training:
+        # Kept ones have no gradients: a bank that is to learn makes them anew, whatever its mode.
+        if self.training or (torch.is_grad_enabled() and any(source.requires_grad for source in sources)):
             return self._project(self.k, dtype), self._project(self.v, dtype)
         kept = self._projected
         if kept is None or not kept.is_of(sources, dtype):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import ConfigError, DataError, name_list
 from mirror_pl.experiment.batch import Batch
+from mirror_pl.experiment.frozen_tokens import frozen_tokens
 
 BankInit = Literal["orthogonal", "tokens", "kmeans"]
 """Orthogonal directions, as in the released code; tokens of training images; or the centres of clusters of such tokens."""
@@ -56,8 +56,7 @@ def init_from_features(
     count = 0
     for batch in batches:
         if len(batch.ids):
-            with float32_products(device, tf32=False):
-                tokens = detector.features(batch.pixels.to(device).float() / 255).tokens.float().flatten(0, 1)
+            tokens = frozen_tokens(detector, batch, device).flatten(0, 1)
             found.append(tokens)
             count += len(tokens)
         if count >= slots * TOKENS_A_SLOT:

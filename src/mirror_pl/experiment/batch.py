@@ -45,10 +45,11 @@ class Batch(NamedTuple):
 
     Attributes:
         ids: ``(B,)`` int64.
-        pixels: ``(B, 3, H, W)`` uint8; scaled and normalised on the device.
+        pixels: ``(B, 3, H, W)`` uint8; scaled and normalised on the device. Of no size where there are tokens.
         labels: ``(B,)`` int64.
         groups: ``(B,)`` int64.
         flaws: Undecodable images, which are not among the B, and truncated ones, which are, but for training.
+        tokens: ``(B, N, D)`` float32, features of a frozen backbone that were kept; None where pixels were read.
     """
 
     ids: Tensor
@@ -56,6 +57,7 @@ class Batch(NamedTuple):
     labels: Tensor
     groups: Tensor
     flaws: list[Flaw]
+    tokens: Tensor | None = None
 
 
 def collate(samples: list[Sample]) -> Batch:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mirror_pl.detectors.checkpoint.names import our_name
+from mirror_pl.detectors.checkpoint.names import is_adapter, our_name
 from mirror_pl.detectors.exact import exact_float32, float32_products
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import ConfigError
@@ -45,10 +45,10 @@ class DetectorTraining:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ConfigError(f"phase.epochs must be at least 1, got {self.epochs}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"phase.learning_rate must be more than 0, got {self.learning_rate}")
         for name in ("warm_up_epochs", "last_learning_rate", "weight_decay"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"phase.{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.label_smoothing < 1:
             raise ConfigError(f"phase.label_smoothing must be at least 0 and less than 1, got {self.label_smoothing}")
@@ -92,7 +92,7 @@ class DetectorTrainingModule(TrainingModule):
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """LoRA and the head, by this project's names."""
         named = {our_name(name): parameter for name, parameter in self.detector.named_parameters()}
-        return {name: named[name] for name in named if name.startswith("head.") or name.endswith((".lora_a", ".lora_b"))}
+        return {name: named[name] for name in named if name.startswith("head.") or is_adapter(name)}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW; what has one dimension, which is biases, does not decay."""

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mirror_pl.detectors.exact import exact_float32, float32_products
+from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import ConfigError
 from mirror_pl.experiment.batch import Batch
+from mirror_pl.experiment.frozen_tokens import frozen_tokens
 from mirror_pl.experiment.losses import LossForm, check_form, orthogonality_floor, orthogonality_loss, reconstruction_loss
 from mirror_pl.experiment.schedules import cosine_by_epoch
 from mirror_pl.experiment.training_module import TrainingModule
@@ -38,11 +39,11 @@ class BankTraining:
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise ConfigError(f"phase.epochs must be at least 1, got {self.epochs}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < float("inf"):
             raise ConfigError(f"phase.learning_rate must be more than 0, got {self.learning_rate}")
         check_form(self.loss_form)
         for name in ("weight_decay", "orthogonality"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"phase.{name} must be 0 or more, got {getattr(self, name)}")
 
 
@@ -95,9 +96,7 @@ class MemoryBankModule(TrainingModule):
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return reconstruction plus weighted orthogonality, and what they are made of."""
         bank, settings = self.detector.memory_bank, self.training_settings
-        # As in an evaluation: full products, so that the bank learns the features that it will be asked about.
-        with torch.no_grad(), float32_products(batch.pixels.device, tf32=False):
-            tokens = self.detector.features(batch.pixels.float() / 255).tokens.float()
+        tokens = frozen_tokens(self.detector, batch, batch.ids.device)
         evidence = bank.reconstruct(tokens)
         with exact_float32(tokens.device):  # in bfloat16 the orthogonality of a good bank is nothing but rounding
             reconstruction = reconstruction_loss(tokens, evidence.attended, settings.loss_form)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -13,6 +14,8 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.experiment.batch import Batch, collate
 from mirror_pl.experiment.benchmark_data_module import MOST_WORKERS, usable_cores
 from mirror_pl.experiment.epoch_sampler import EpochSampler
+from mirror_pl.experiment.feature_cache import FeatureCache
+from mirror_pl.experiment.feature_dataset import FeatureDataset, collate_features
 from mirror_pl.experiment.training_dataset import TrainingDataset
 from mirror_pl.experiment.training_set import TrainingSet, find_training_images
 from mirror_pl.images import IMAGE_SUFFIXES, AugmentSpec
@@ -91,6 +94,7 @@ class TrainingDataModule(L.LightningDataModule):
         self._epochs: int | None = None
         self._resume: tuple[int, int] | None = None
         self._training_set: TrainingSet | None = None
+        self._features: FeatureCache | None = None
 
     @property
     def training_set(self) -> TrainingSet:
@@ -144,6 +148,10 @@ class TrainingDataModule(L.LightningDataModule):
         """
         self._resume = (epoch, batch)
 
+    def use_features(self, features: FeatureCache) -> None:
+        """Let all loaders read these features of the training set instead of images."""
+        self._features = features
+
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of this process's shares of the batches.
 
@@ -159,11 +167,8 @@ class TrainingDataModule(L.LightningDataModule):
             sampler.set_epoch(trainer.current_epoch)
         if self._resume is not None:
             sampler.resume_at(*self._resume)
-        return DataLoader(
-            TrainingDataset(self.training_set, self.augment, self.seed),  # type: ignore[arg-type]  # yields Sample, collated to Batch
-            batch_sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=collate,
+        return self._loader(
+            sampler,
             pin_memory=device == "cuda",
             persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch if self.num_workers else None,
@@ -171,13 +176,22 @@ class TrainingDataModule(L.LightningDataModule):
 
     def first_batches(self, images: int) -> DataLoader[Batch]:
         """Return a loader of the first batches that training will see, all of it for this process, of `images` or more."""
-        batches = list(islice(self._sampler(1, 0), -(-images // self.batch_size)))
-        return DataLoader(
-            TrainingDataset(self.training_set, self.augment, self.seed),  # type: ignore[arg-type]  # as above
-            batch_sampler=batches,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-        )
+        return self._loader(list(islice(self._sampler(1, 0), -(-images // self.batch_size))))
+
+    def every_image(self) -> DataLoader[Batch]:
+        """Return a loader of all images once, all of it for this process, by rising id, as the first epoch sees them."""
+        ids = range(len(self.training_set))
+        return self._loader([[(0, i) for i in ids[first : first + self.batch_size]] for first in ids[:: self.batch_size]])
+
+    def _loader(self, batches: Iterable[list[tuple[int, int]]], **options: Any) -> DataLoader[Batch]:
+        # Their samples are collated to batches, which torch's annotations do not know.
+        if self._features is not None:
+            dataset: Any = FeatureDataset(self.training_set, self._features)
+            return DataLoader(
+                dataset, batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate_features, **options
+            )
+        dataset = TrainingDataset(self.training_set, self.augment, self.seed)
+        return DataLoader(dataset, batch_sampler=batches, num_workers=self.num_workers, collate_fn=collate, **options)
 
     def _sampler(self, ranks: int, rank: int) -> EpochSampler:
         if self.batch_size % ranks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -100,21 +101,14 @@ class TrainingModule(L.LightningModule, ABC):
         for name, parameter in self.trained_parameters().items():
             parameter.copy_(state[name])
 
-    def on_fit_start(self) -> None:
-        """Check that all processes see the same images, which share out the batches by their ids.
-
-        Raises:
-            DataError: If they do not.
-        """
-        if self.trainer.world_size > 1:
-            mine = self.trainer.datamodule.training_set.fingerprint()  # type: ignore[attr-defined]
-            everyones = [mine] * self.trainer.world_size
-            torch.distributed.all_gather_object(everyones, mine)
-            if len(set(everyones)) > 1:
-                raise DataError("data: the processes see different files; let copying finish, then start again")
-
     def on_train_start(self) -> None:
-        """Start the clock."""
+        """Set the modes, which Lightning leaves as it finds them, and start the clock."""
+        self.train()
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Measure the speed from now on: what came before was no training."""
+        self._finished.clear()
         self._finished.append((time.perf_counter(), 0))
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -131,12 +125,16 @@ class TrainingModule(L.LightningModule, ABC):
             DataError: If it is not finite; the names of the batch's images are kept.
         """
         self.flaws.update((flaw.id, flaw) for flaw in batch.flaws)
-        if len(batch.ids) == 0:  # no image of the batch could be read; other processes wait for gradients
-            return torch.stack([parameter.sum() for parameter in self.trained_parameters().values()]).sum() * 0
-        loss, logged = self.loss_of(batch)
+        if len(batch.ids):
+            loss, logged = self.loss_of(batch)
+        else:  # no image of the batch could be read; other processes wait for gradients
+            loss = torch.stack([parameter.sum() for parameter in self.trained_parameters().values()]).sum() * 0
+            logged = {}
         # All processes stop together: one alone would leave the others waiting for its gradients.
         if not self.trainer.strategy.reduce_boolean_decision(bool(loss.detach().isfinite()), all=True):
             self._stop_at(batch, float(loss.detach()))
+        if not len(batch.ids):
+            return loss
         self._finished.append((time.perf_counter(), len(batch.ids) * self.trainer.world_size))
         rate = torch.tensor(self.trainer.optimizers[0].param_groups[0]["lr"])
         figures = {"loss": loss.detach(), **logged, "learning_rate": rate, "images_per_s": torch.tensor(self._rate())}
@@ -161,12 +159,17 @@ class TrainingModule(L.LightningModule, ABC):
         return sum(images for _, images in list(self._finished)[1:]) / max(last - first, 1e-9)
 
     def _stop_at(self, batch: Batch, loss: float) -> None:
+        shares = [(loss, batch.ids.tolist())]
+        if self.trainer.world_size > 1:
+            shares *= self.trainer.world_size
+            torch.distributed.all_gather_object(shares, (loss, batch.ids.tolist()))
+        loss, images = next(share for share in shares if not math.isfinite(share[0]))
         paths = self.trainer.datamodule.training_set.paths  # type: ignore[attr-defined]
         file = Path(self.trainer.default_root_dir) / "not_finite.txt"
         with suppress(OutputError):
             if self.trainer.is_global_zero:
-                write_text(file, "".join(f"{printable(paths[image])}\n" for image in batch.ids.tolist()))
+                write_text(file, "".join(f"{printable(paths[image])}\n" for image in images))
         raise DataError(
-            f"the loss is {loss} at step {self.step}, if not here then in another process; the images of that batch are "
-            f"named in {file}. Start anew with a lower phase.learning_rate, or without what is wrong with them"
+            f"the loss is {loss} at step {self.step}; the images of that batch are named in {file}. Start anew with a lower "
+            "phase.learning_rate, or without what is wrong with them"
         )

@@ -9,12 +9,12 @@ import lightning as L
 import torch
 
 from mirror_pl.detectors.checkpoint.torch_file import save_torch
-from mirror_pl.errors import CheckpointError, name_list
+from mirror_pl.errors import CheckpointError, DataError, name_list
 from mirror_pl.experiment.training_module import TrainingModule, Validated
 
 
 class TrainingState(L.Callback):
-    """Saves the state every so many steps and at the end, and restores it when training starts.
+    """Saves the state every so many steps, after each validation and at the end, and restores the optimizer's.
 
     The state after a step is all there is: the data's order follows from the step, the learning rate too. So a run that was
     killed and resumed ends with the same weights as one that was not; on a CPU, to the last bit.
@@ -34,20 +34,37 @@ class TrainingState(L.Callback):
         self.belongs_to = belongs_to
         self.resume = resume
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the optimizer, which exists from here on, and the module."""
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check that all processes have the same before them: they share out batches by the images' ids.
+
+        Raises:
+            DataError: If they do not.
+        """
         assert isinstance(pl_module, TrainingModule)
+        if trainer.world_size > 1:
+            mine = self.belongs_to | {"step": pl_module.step}
+            everyones = [mine] * trainer.world_size
+            torch.distributed.all_gather_object(everyones, mine)
+            different = [key for key in mine if any(theirs[key] != mine[key] for theirs in everyones)]
+            if different:
+                raise DataError(
+                    f"the processes differ in {name_list(different)}; let copying finish, give all of them the same data, "
+                    "weights and output_dir, then start again"
+                )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore the optimizer, which exists from here on; the module was restored by `restore`."""
         if self.resume is not None:
             trainer.optimizers[0].load_state_dict(self.resume["optimizer"])
-            restore(pl_module, self.resume)
             self.resume = None
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save, if it is time."""
+        """Save, if it is time; and what a validation found, which took long and decided which detector is the best."""
         assert isinstance(pl_module, TrainingModule)
-        if pl_module.step % self.every_steps == 0:
+        validated = pl_module.validated and pl_module.validated[-1].step == pl_module.step
+        if validated or pl_module.step % self.every_steps == 0:
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -6,13 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 from mirror_pl.detectors.mirror import MirrorDetector
-from mirror_pl.errors import ConfigError
+from mirror_pl.errors import DataError
 from mirror_pl.experiment.benchmark_data_module import BenchmarkDataModule
 from mirror_pl.experiment.detector_module import DetectorModule
 from mirror_pl.experiment.training_module import TrainingModule, Validated
+from mirror_pl.images import UndecodableImageError, decode
+from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
+from mirror_pl.sources import ImageSource
 
 
 class Validation(L.Callback):
@@ -57,6 +61,7 @@ class Validation(L.Callback):
             figures = {name: _bal_acc(name, data, trainer, pl_module.detector) for name, data in self.sets.items()}
         finally:
             pl_module.train()
+            pl_module.restart_clock()
         pl_module.validated.append(Validated(pl_module.step, figures))
         logged = {f"val/bal_acc/{name}": value for name, value in figures.items()}
         pl_module.log_epoch({**logged, "val/bal_acc": pl_module.validated[-1].mean})
@@ -84,11 +89,42 @@ def _bal_acc(name: str, data: BenchmarkDataModule, trainer: L.Trainer, detector:
     data.use_recipe(detector.spec)
     scorer = DetectorModule(detector, data.index.subsets, torch.from_numpy(data.index.members()))
     scorer.to(trainer.strategy.root_device)
+    finite = True
     for number, batch in enumerate(data.test_dataloader()):
         with trainer.precision_plugin.forward_context():
-            scorer.test_step(trainer.strategy.batch_to_device(batch), number)
-    values = scorer.balanced_accuracy.compute().reshape(-1)
-    if values.isnan().any():
-        subsets = [subset for subset, value in zip(data.index.subsets, values, strict=True) if value.isnan()]
-        raise ConfigError(f"validation.{name}: no readable image of one class in {', '.join(subsets)}; give both classes")
-    return float(values.mean())
+            scores = scorer.test_step(trainer.strategy.batch_to_device(batch), number)
+        finite &= bool(scores["logit"].isfinite().all())
+    if not trainer.strategy.reduce_boolean_decision(finite, all=True):  # no verdict counts as "real"
+        raise DataError(
+            f"validation.{name}: the detector's scores are not finite; start anew with a lower phase.learning_rate"
+        )
+    return float(scorer.balanced_accuracy.compute().mean())
+
+
+def check_set(name: str, data: BenchmarkDataModule) -> None:
+    """See that every subset has an image of each class that can be read, before hours are spent on what it is to judge.
+
+    Args:
+        name: For messages.
+        data: The set.
+
+    Raises:
+        DataError: If one has not, or nothing is on disk.
+    """
+    index = data.index
+    for subset, member in zip(index.subsets, index.members(), strict=True):
+        for label in (REAL, FAKE):
+            images = np.flatnonzero(member[index.group_ids] & (index.labels == label))
+            if not any(_can_be_read(index.source(int(image))) for image in images):
+                raise DataError(
+                    f"validation.{name}: none of the {len(images)} {LABEL_NAMES[label]} images of subset {subset} in "
+                    f"{index.data_root} can be read; balanced accuracy needs both classes"
+                )
+
+
+def _can_be_read(source: ImageSource) -> bool:
+    try:
+        decode(source)
+    except UndecodableImageError:
+        return False
+    return True

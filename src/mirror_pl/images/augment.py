@@ -33,6 +33,7 @@ class AugmentSpec:
         p_rescaled: Probability of a crop at a random place after the short side was resized to a size drawn from
             `rescale_px`.
         rescale_px: Smallest and largest such size, both included, at least `crop_px`.
+        p_mirror: Probability that the crop is mirrored left to right; the published code mirrors none.
         jpeg_quality: Smallest and largest quality, both included, of the JPEG compression that ends the augmentation of
             every crop, real or fake; None compresses none.
         align_quality: JPEG quality that a fake is compressed at before anything else; None leaves fakes as they are.
@@ -47,6 +48,7 @@ class AugmentSpec:
     p_random: float = 0.3
     p_rescaled: float = 0.3
     rescale_px: tuple[int, int] = (224, 1024)
+    p_mirror: float = 0.0
     jpeg_quality: tuple[int, int] | None = (50, 100)
     align_quality: int | None = 96
 
@@ -60,6 +62,8 @@ class AugmentSpec:
         if not all(0 <= p <= 1 for p in probabilities) or abs(sum(probabilities) - 1) > 1e-6:
             names = ", ".join(f"{name}={getattr(self, name)}" for name in _KINDS)
             raise ConfigError(f"augment: probabilities of the crops must be 0 or more and sum to 1, got {names}")
+        if not 0 <= self.p_mirror <= 1:
+            raise ConfigError(f"augment.p_mirror must be between 0 and 1, got {self.p_mirror}")
         if self.p_rescaled:
             _check_range("rescale_px", self.rescale_px, self.crop_px, None, "augment.crop_px")
         else:  # drawn from all the same
@@ -77,12 +81,12 @@ class AugmentSpec:
     @classmethod
     def fixed(cls, crop_px: int = 224) -> AugmentSpec:
         """Return the recipe that draws nothing: the central crop, without any JPEG compression."""
-        return cls(crop_px, 1.0, 0.0, 0.0, 0.0, (crop_px, crop_px), jpeg_quality=None, align_quality=None)
+        return cls(crop_px, 1.0, 0.0, 0.0, 0.0, (crop_px, crop_px), 0.0, jpeg_quality=None, align_quality=None)
 
     @property
     def is_fixed(self) -> bool:
         """Whether nothing is left to chance, so that every epoch sees the same pixels."""
-        always = self.p_centre == 1 or self.p_resize == 1
+        always = (self.p_centre == 1 or self.p_resize == 1) and self.p_mirror in (0, 1)
         return always and (self.jpeg_quality is None or self.jpeg_quality[0] == self.jpeg_quality[1])
 
 
@@ -105,8 +109,8 @@ def augment(image: Image.Image, spec: AugmentSpec, rng: np.random.Generator, *, 
     A fake is compressed whole, before it is cropped or resized: the reals it is to look like were compressed as whole files
     too, so that a crop's place in the 8-pixel grid of that compression, and what resizing makes of it, are alike in both.
 
-    Always the same five numbers are drawn from `rng`, in the same order: way of cropping, short side, place (x, then y),
-    JPEG quality.
+    Always the same six numbers are drawn from `rng`, in the same order: way of cropping, short side, place (x, then y),
+    JPEG quality, whether to mirror.
 
     Args:
         image: Decoded RGB image of any size.
@@ -123,6 +127,7 @@ def augment(image: Image.Image, spec: AugmentSpec, rng: np.random.Generator, *, 
     place = rng.random(), rng.random()
     low, high = spec.jpeg_quality or (1, 1)
     quality = int(rng.integers(low, high, endpoint=True))
+    mirrored = rng.random() < spec.p_mirror
 
     align_quality = spec.align_quality if fake else None
     writable = max(image.size) <= JPEG_LONGEST_SIDE_PX
@@ -131,6 +136,8 @@ def augment(image: Image.Image, spec: AugmentSpec, rng: np.random.Generator, *, 
     crop = _crop(image, spec, chance, short_px, place)
     if align_quality is not None and not writable:  # no JPEG can hold the whole
         crop = align_format(crop, align_quality)
+    if mirrored:
+        crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if spec.jpeg_quality is not None:
         crop = align_format(crop, quality)
     return np.array(crop)

@@ -21,7 +21,7 @@ from mirror_pl.reports import print_plain
 from mirror_pl.reports.data_check import DataCheck, print_check
 from mirror_pl.sources import ImageSource
 
-NOT_LOOKED_FOR = ("demo", "folder")
+NOT_LOOKED_FOR = ("miniature", "folder")
 """Options of ``benchmark=`` that are no public benchmark."""
 
 

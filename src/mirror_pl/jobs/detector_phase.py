@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,20 +9,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.config.settings import DetectorTrainSettings, read_settings
 from mirror_pl.config.validation import build_validation
-from mirror_pl.detectors.checkpoint import BackboneSource, load_bank, save_checkpoint
+from mirror_pl.detectors.checkpoint import load_bank, save_checkpoint
 from mirror_pl.detectors.config import DetectorConfig, HeadConfig, LoraConfig, from_mapping
 from mirror_pl.detectors.untrained import untrained_detector
-from mirror_pl.errors import ConfigError
+from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.experiment.detector_training_module import DetectorTraining, DetectorTrainingModule
 from mirror_pl.experiment.validation import Validation, best, has_stalled
 from mirror_pl.files import path_sha256
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.jobs.phase import Phase, check_crop, starting_backbone
+from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 
 if TYPE_CHECKING:
     import lightning as L
 
     from mirror_pl.experiment.training_module import TrainingModule
+    from mirror_pl.experiment.training_set import TrainingSet
 
 LAST_FILE, BEST_FILE = "last.ckpt", "best.ckpt"
 
@@ -65,26 +66,40 @@ class DetectorPhase(Phase):
         if phase.patience is not None and not self.validation:
             raise ConfigError("phase.patience: there is no validation set; add +validation.NAME=FOLDER, or leave it out")
 
+    def check_images(self, images: TrainingSet) -> None:
+        """Raise DataError unless there are images of both classes."""
+        for label in (REAL, FAKE):
+            if label not in images.labels:
+                raise DataError(
+                    f"data: no {LABEL_NAMES[label]} image, and a detector learns to tell the two classes apart; give "
+                    f"data.{LABEL_NAMES[label]}=[FOLDER] or data.root=FOLDER, and leave data.labels out"
+                )
+
     def belongs_to(self) -> dict[str, Any]:
-        """Return what is known of the bank and the validation sets."""
-        path = self.settings.memory_path
+        """Return what tells backbone, bank and validation sets from others."""
         return {
+            "backbone": self.weights,
+            "memory_bank": self.memory_sha256,
             "validation": {name: data.index.fingerprint() for name, data in self.validation.items()},
-            "memory_bank": None if path is None else path_sha256(Path(path)),
         }
 
     def load(self, crop_px: int) -> None:
         """Load backbone and bank; LoRA and head are drawn."""
         phase, path = self.phase, self.settings.memory_path
-        backbone, folder = starting_backbone(self.settings.backbone, self.settings.seed)
+        start = starting_backbone(self.settings.backbone, self.settings.seed)
+        backbone, self.weights = start.backbone, start.weights
+        # Hashed before it is loaded: a file that changes in between is not what was asked for.
+        exists = path is not None and Path(path).exists()
+        self.memory_sha256 = path_sha256(Path(path)) if path is not None and exists else None
         check_crop(crop_px, backbone)
-        bank = None if path is None else load_bank(Path(path), backbone.config, phase.top_k, phase.drop_registers)
+        bank = None
+        if path is not None:
+            bank = load_bank(Path(path), backbone.config, start.weights, phase.top_k, phase.drop_registers)
         backbone.rescale_positions(phase.rope_rescale)
         if phase.gradient_checkpointing:
             backbone.checkpoint_gradients()
         # Random weights are in no folder to be read again.
-        self_contained = phase.self_contained or folder is None
-        self.source = None if self_contained or folder is None else BackboneSource.of(folder)
+        self.source = start.source
         self.config = DetectorConfig(
             backbone=backbone.config,
             lora=self.lora,
@@ -121,7 +136,7 @@ class DetectorPhase(Phase):
         files = [name for name in self.outputs if (folder / name).exists()]
         validated = self.trained.validated
         return {
-            "memory": {"path": self.settings.memory_path, "sha256": self.belongs_to()["memory_bank"]},
+            "memory": {"path": self.settings.memory_path, "sha256": self.memory_sha256},
             "checkpoints": {name: path_sha256(folder / name) for name in files},
             "validated": [{"step": figures.step, "bal_acc": figures.bal_acc} for figures in validated],
             "best": best(validated)._asdict() if validated else None,
@@ -131,9 +146,9 @@ class DetectorPhase(Phase):
         validated = self.trained.validated
         training = {
             **facts,
-            "phase": asdict(self.phase),
             "step": self.trained.step,
             "epoch": self.trained.step // self.trained.steps_an_epoch,
             "validated": validated[-1].bal_acc if validated and validated[-1].step == self.trained.step else None,
         }
-        save_checkpoint(path, self.detector, backbone=self.source, training=training, replace=True)
+        left_out = None if self.phase.self_contained else self.source
+        save_checkpoint(path, self.detector, backbone=left_out, training=training, replace=True)

@@ -21,7 +21,7 @@ from mirror_pl.config.build import (
     build_detector,
     build_manifest,
     build_trainer,
-    is_embedded,
+    is_miniature,
     start_loggers,
 )
 from mirror_pl.config.settings import EvalSettings, read_settings
@@ -80,8 +80,8 @@ def run(cfg: DictConfig) -> None:
         print_plain(f"{manifest.title}: {found} in {index.data_root}", console)
         if reused:
             print_plain("The detector is that of the job before, not loaded again: same settings, same files.", console)
-        if is_embedded(settings.checkpoint):
-            print_plain("The embedded detector has random weights: its numbers mean nothing.", console)
+        if is_miniature(settings.checkpoint):
+            print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
     # Before scoring: what is hashed is what was loaded.
     hashed = _hashed(settings) if folder else {}
     clock.lap("hash")
@@ -114,7 +114,7 @@ def run(cfg: DictConfig) -> None:
         per_class=None if per_class is None else [asdict(row) for row in per_class.rows],
         images=counts,
         compat=settings.compat,
-        random_weights=is_embedded(settings.checkpoint),
+        miniature=is_miniature(settings.checkpoint),
     )
     folder.complete(
         {
@@ -123,7 +123,7 @@ def run(cfg: DictConfig) -> None:
             "images": {"indexed": len(index), **counts},
             "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
             **hashed,
-            "random_weights": is_embedded(settings.checkpoint),
+            "miniature": is_miniature(settings.checkpoint),
             "detector": detector.config.to_dict(),
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from mirror_pl.config.settings import MemoryTrainSettings, read_settings
 from mirror_pl.detectors.checkpoint import save_bank
 from mirror_pl.detectors.config import DetectorConfig, MemoryBankConfig
 from mirror_pl.detectors.untrained import untrained_detector
+from mirror_pl.errors import ConfigError
 from mirror_pl.experiment.bank_init import TOKENS_A_SLOT, BankInit, check_init, init_from_features
+from mirror_pl.experiment.feature_cache import FeatureCache, FeatureShape, check_room, features_folder, make_features
+from mirror_pl.experiment.frozen_tokens import frozen_tokens
 from mirror_pl.experiment.memory_bank_module import BankTraining, MemoryBankModule
 from mirror_pl.files import path_sha256
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.jobs.phase import Phase, check_crop, starting_backbone
 
 if TYPE_CHECKING:
+    import lightning as L
+
+    from mirror_pl.experiment.batch import Batch
     from mirror_pl.experiment.training_data_module import TrainingDataModule
 
 BANK_FILE = "memory_bank.pth"
@@ -37,6 +46,9 @@ class MemoryPhase(Phase):
     def __init__(self, cfg: DictConfig) -> None:
         self.settings = read_settings(cfg, MemoryTrainSettings)
         phase = self.settings.phase
+        for name in ("memory_path", "validation"):  # of the other phase: who gives them here means something else
+            if cfg[name]:
+                raise ConfigError(f"{name}: phase=memory does not use it; leave it out, or give phase=detector")
         self.drop_registers = phase.drop_registers
         self.bank = MemoryBankConfig(phase.slots, phase.heads, phase.top_k)
         check_init(phase.init)
@@ -50,9 +62,14 @@ class MemoryPhase(Phase):
             phase.loss_form,  # type: ignore[arg-type]
         )
 
+    def belongs_to(self) -> dict[str, Any]:
+        """Return what tells the backbone's weights from others."""
+        return {"backbone": self.weights}
+
     def load(self, crop_px: int) -> None:
         """Load the backbone; the bank is drawn."""
-        backbone, self.backbone_folder = starting_backbone(self.settings.backbone, self.settings.seed)
+        start = starting_backbone(self.settings.backbone, self.settings.seed)
+        backbone, self.source, self.weights = start.backbone, start.source, start.weights
         check_crop(crop_px, backbone)
         self.config = DetectorConfig(
             backbone=backbone.config,
@@ -62,6 +79,53 @@ class MemoryPhase(Phase):
             preprocess=PreprocessSpec(crop_px=crop_px),
         )
         self.detector = untrained_detector(self.config, backbone, self.settings.seed)
+
+    def prepare(self, data: TrainingDataModule, trainer: L.Trainer) -> None:
+        """Find the features of all images in ``phase.feature_cache``, or compute and keep them there.
+
+        Raises:
+            ConfigError: If crops are drawn by chance; or if features are to be computed by one of several processes.
+            DataError: If those that are there are damaged.
+            OutputError: If they cannot be written.
+        """
+        parent = self.settings.phase.feature_cache
+        if parent is None:
+            return
+        if not data.augment.is_fixed:
+            raise ConfigError(
+                "phase.feature_cache: features are kept only where every epoch sees the same pixels, and crops are drawn by "
+                "chance; add augment=fixed, or leave phase.feature_cache out"
+            )
+        now = partial(
+            features_folder,
+            *(Path(parent), data.training_set, data.augment, self.config, self.weights, str(trainer.precision)),
+        )
+        folder = now()
+        if not folder.exists():
+            if trainer.world_size > 1:
+                raise ConfigError(
+                    f"phase.feature_cache: {folder} does not exist, and one process has to make it; make it first with "
+                    "trainer.devices=1 (phase.epochs=1 will do), then start again"
+                )
+            self._make_features(folder, data, trainer, lambda: now() == folder)
+        data.use_features(FeatureCache(folder))
+
+    def _make_features(
+        self, folder: Path, data: TrainingDataModule, trainer: L.Trainer, still_the_same: Callable[[], bool]
+    ) -> None:
+        shape = FeatureShape.of(self.config, len(data.training_set))
+        check_room(folder, shape)
+        say = partial(print, flush=True)
+        say(f"Keeping the features in {folder}: {shape}")
+        device = trainer.strategy.root_device
+        self.detector.to(device)
+
+        def tokens_of(batch: Batch) -> Tensor:
+            # As Lightning does in a training step.
+            with torch.autocast(device.type, torch.bfloat16, enabled=trainer.precision == "bf16-mixed"):
+                return frozen_tokens(self.detector, batch, device)
+
+        make_features(folder, shape, data.every_image(), tokens_of, still_the_same, say)
 
     def begin(self, data: TrainingDataModule, device: torch.device) -> None:
         """Take the prototypes from features, if they are not to be drawn."""
@@ -76,5 +140,6 @@ class MemoryPhase(Phase):
     def save(self, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
         """Write the bank as the published Phase-1 file."""
         file = folder / BANK_FILE
-        save_bank(file, self.detector.memory_bank, self.config, self.epochs, training=facts, replace=True)
+        bank = self.detector.memory_bank
+        save_bank(file, bank, self.config, self.weights, self.epochs, training=facts, replace=True)
         return {"bank": {"path": BANK_FILE, "sha256": path_sha256(file)}}

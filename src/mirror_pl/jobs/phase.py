@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +11,7 @@ import torch
 
 from mirror_pl.config.settings import TrainSettings
 from mirror_pl.detectors.backbone import Backbone
-from mirror_pl.detectors.checkpoint import load_backbone
+from mirror_pl.detectors.checkpoint import BackboneSource, load_backbone
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.errors import ConfigError
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mirror_pl.detectors import DetectorConfig
     from mirror_pl.experiment.training_data_module import TrainingDataModule
     from mirror_pl.experiment.training_module import TrainingModule
+    from mirror_pl.experiment.training_set import TrainingSet
 
 
 class Phase(ABC):
@@ -36,6 +38,7 @@ class Phase(ABC):
         settings: Of the command.
         epochs: Times that every image is seen.
         config: Of the detector in training, from `load` on.
+        source: Where the backbone's weights are from, from `load` on; None where they are random.
     """
 
     title: ClassVar[str]
@@ -44,10 +47,15 @@ class Phase(ABC):
     settings: TrainSettings
     epochs: int
     config: DetectorConfig
+    source: BackboneSource | None
 
+    def check_images(self, images: TrainingSet) -> None:
+        """Raise DataError if these images cannot be trained on."""
+        del images
+
+    @abstractmethod
     def belongs_to(self) -> dict[str, Any]:
-        """Return what a state to resume from must agree with, besides data and batches."""
-        return {}
+        """Return what a state to resume from must agree with, besides data and batches; known from `load` on."""
 
     @abstractmethod
     def load(self, crop_px: int) -> None:
@@ -63,6 +71,10 @@ class Phase(ABC):
     @abstractmethod
     def module(self, steps_an_epoch: int) -> TrainingModule:
         """Return what is to be trained."""
+
+    def prepare(self, data: TrainingDataModule, trainer: L.Trainer) -> None:
+        """Do what comes after `load` and before any image is read, in every process, resumed or not."""
+        del data, trainer
 
     def begin(self, data: TrainingDataModule, device: torch.device) -> None:
         """Do what comes before the first step, where no run is resumed."""
@@ -88,15 +100,31 @@ class Phase(ABC):
         """
 
 
-def starting_backbone(settings: BackboneSettings, seed: int) -> tuple[Backbone, Path | None]:
-    """Return the backbone, and the folder its weights are from; only one that is for trying things out may do without.
+@dataclass(frozen=True)
+class StartingBackbone:
+    """What training starts from.
+
+    Attributes:
+        backbone: Frozen, in eval mode.
+        source: The folder that its weights are from; None where they are random.
+        weights: What tells them from others.
+    """
+
+    backbone: Backbone
+    source: BackboneSource | None
+    weights: str
+
+
+def starting_backbone(settings: BackboneSettings, seed: int) -> StartingBackbone:
+    """Load the backbone; only one that is for trying things out may have random weights, drawn from `seed`.
 
     Raises:
-        ConfigError: If ``backbone.path`` is not given, and the backbone is not a tiny one.
+        ConfigError: If ``backbone.path`` is not given, and the backbone is none of `RANDOM_BACKBONES`.
         CheckpointError: If the folder is no backbone.
     """
     if settings.path is not None:
-        return load_backbone(Path(settings.path)), Path(settings.path)
+        source = BackboneSource.of(Path(settings.path))
+        return StartingBackbone(load_backbone(source.path), source, source.sha256)
     if settings.name not in RANDOM_BACKBONES:
         raise ConfigError(
             "backbone.path: not given; training starts from the weights in a Hugging Face folder: backbone.path=FOLDER "
@@ -104,10 +132,11 @@ def starting_backbone(settings: BackboneSettings, seed: int) -> tuple[Backbone, 
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Backbone(known_backbone(settings.name)).requires_grad_(False).eval(), None
+        backbone = Backbone(known_backbone(settings.name)).requires_grad_(False).eval()
+    return StartingBackbone(backbone, None, f"random, seed {seed}")
 
 
-RANDOM_BACKBONES = ("tiny",)
+RANDOM_BACKBONES = ("tiny", "miniature")
 """Backbones that are trained with random weights where no folder is given."""
 
 

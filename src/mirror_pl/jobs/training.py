@@ -15,9 +15,9 @@ from rich.console import Console
 
 from mirror_pl.config.build import build, build_trainer, start_loggers
 from mirror_pl.detectors.known_backbones import backbone_name
-from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
+from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
 from mirror_pl.experiment.training_state import TrainingState, read_state, restore
-from mirror_pl.files import path_sha256, printable
+from mirror_pl.files import printable
 from mirror_pl.jobs.detector_phase import DetectorPhase
 from mirror_pl.jobs.memory_phase import MemoryPhase
 from mirror_pl.jobs.phase import Phase
@@ -50,6 +50,7 @@ def run(cfg: DictConfig) -> None:
     settings = phase.settings
     data: TrainingDataModule = build(cfg.data)
     images = data.training_set
+    phase.check_images(images)
     settings_yaml = OmegaConf.to_yaml(cfg, resolve=True)
     if settings.resume and "csv" in cfg.logger:  # Lightning would delete what the stopped run has logged
         cfg.logger.csv.version = f"resumed_{started:%Y%m%d_%H%M%S}"
@@ -71,8 +72,12 @@ def run(cfg: DictConfig) -> None:
             **phase.belongs_to(),
         }
         state = read_state(path / STATE_FILE, belongs_to) if settings.resume else None
-        backbone_sha256 = _sha256(settings.backbone.path) if folder else None
         start_loggers(trainer)
+        if folder:
+            _announce(phase, images, state, steps_an_epoch * phase.epochs, console)
+        phase.prepare(data, trainer)
+        if state is None:
+            phase.begin(data, trainer.strategy.root_device)
     except BaseException:
         if folder:
             folder.release()
@@ -81,8 +86,6 @@ def run(cfg: DictConfig) -> None:
     facts |= {"revision": git_revision(), "versions": versions()}
     module = phase.module(steps_an_epoch)
     steps = steps_an_epoch * phase.epochs
-    if folder:
-        _announce(phase, images, state, steps, console)
     clock = time.perf_counter()
     done = _train(phase, module, data, trainer, state, steps, (path, settings.save_every_steps, belongs_to, facts))
     flaws = _of_all_processes(module.flaws, trainer)
@@ -108,7 +111,7 @@ def run(cfg: DictConfig) -> None:
                 "passed_over": images.passed_over.counts,
                 "unreadable_folders": {printable(name): reason for name, reason in images.unreadable.items()},
             },
-            "backbone": {"path": settings.backbone.path, "sha256": backbone_sha256},
+            "backbone": None if phase.source is None else phase.source.to_dict(),
             **saved,
             "detector": phase.config.to_dict(),
             "figures": figures,
@@ -146,8 +149,6 @@ def _train(
     data.resume_after(done)
     if state:
         restore(module, state)
-    else:
-        phase.begin(data, trainer.strategy.root_device)
     # Stopped after its last step, Lightning would not even begin, and restore nothing.
     if done != steps and not phase.stopped_early(module):
         keeper = TrainingState(path / STATE_FILE, every_steps, belongs_to, state)
@@ -155,6 +156,9 @@ def _train(
         trainer.fit(module, datamodule=data)
     if module.step != steps and not phase.stopped_early(module):
         raise IncompleteRunError(f"training ended after {module.step:,} of {steps:,} steps; resume=true goes on")
+    lost = [name for name, tensor in module.trained_state().items() if not bool(tensor.isfinite().all())]
+    if lost:
+        raise DataError(f"training ended with values that are not finite in {name_list(lost)}; lower phase.learning_rate")
     return int(done)
 
 
@@ -163,7 +167,7 @@ def _announce(phase: Phase, images: TrainingSet, state: dict[str, Any] | None, s
     counts = {"real": int((images.labels == REAL).sum()), "fake": int((images.labels == FAKE).sum())}
     found = " and ".join(f"{count:,} {label}" for label, count in counts.items() if count)
     print_plain(f"{phase.title}: {found} images, {known}, {steps:,} steps in {phase.epochs} epochs", console)
-    if phase.settings.backbone.path is None:
+    if phase.source is None:
         print_plain("The backbone has random weights: give backbone.path=FOLDER for real ones.", console)
     if state:
         print_plain(f"Resumed after step {state['step']:,}.", console)
@@ -200,6 +204,11 @@ def _check_trainer(trainer: L.Trainer) -> None:
             )
     if trainer.fit_loop.max_epochs != 1 or any(type(callback).__name__ == "Timer" for callback in trainer.callbacks):  # type: ignore[attr-defined]
         raise ConfigError("trainer.max_time: a training is not cut short; stop it, and go on with resume=true")
+    if type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
+        raise ConfigError(
+            f"trainer.strategy={type(trainer.strategy).__name__}: training is on one device, or on several with ddp, where "
+            "every process has all weights"
+        )
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise ConfigError(f"trainer.precision={trainer.precision}: training is in 32-true or bf16-mixed")
 
@@ -210,7 +219,3 @@ def _of_all_processes(flaws: dict[int, Flaw], trainer: L.Trainer) -> list[Flaw]:
         shares = [flaws] * trainer.world_size
         torch.distributed.all_gather_object(shares, flaws)
     return sorted({flaw.id: flaw for share in shares for flaw in share.values()}.values())
-
-
-def _sha256(path: str | None) -> Any:
-    return None if path is None else path_sha256(Path(path))

@@ -52,10 +52,11 @@ def blocks(queries: Tensor, keys: Tensor, top_k: int, columns: Tensor | None = N
     batch, heads, tokens, width = queries.shape
     slots = keys.shape[1]
     together = 1 if queries.device.type == "cpu" else max(1, CHUNK_LOGITS // (tokens * slots))
+    queries_of_head, keys_of_head = queries.unbind(1), keys.unbind(0)  # whose gradients are put together once
     for first in range(0, batch, together):
         images = slice(first, min(first + together, batch))
         for head in range(heads):
-            logits = (queries[images, head] * width**-0.5).flatten(0, 1) @ keys[head].T
+            logits = (queries_of_head[head][images] * width**-0.5).flatten(0, 1) @ keys_of_head[head].T
             kept = _best_columns(logits.detach(), top_k) if columns is None else columns[images, head].flatten(0, 1)
             weights = logits.gather(1, kept).softmax(dim=1)
             entropy = -(weights * (weights + ENTROPY_EPS).log()).sum(dim=1)

@@ -7,6 +7,7 @@ from torch import Tensor
 from mirror_pl.retrieval.chunked import blocks, join
 from mirror_pl.retrieval.evidence import TokenEvidence, check_shapes
 from mirror_pl.retrieval.fused import select_fused, serves
+from mirror_pl.retrieval.sparse_cpu import expand_cpu
 
 
 def expand(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> TokenEvidence:
@@ -21,19 +22,22 @@ def expand(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> TokenEv
     Raises:
         ValueError: If the shapes do not fit together.
 
-    Memory: O(N x K) on a CPU, O(`chunked.CHUNK_LOGITS`) elsewhere, besides the result, whatever the batch; with gradients,
-    what autograd keeps of each block.
+    Memory: O(H x N x K) on a CPU, and what is kept of each row; O(`chunked.CHUNK_LOGITS`) elsewhere, and with gradients what
+    autograd keeps of each block.
     """
     check_shapes(queries, keys, values, top_k)
     batch, heads, tokens, _ = queries.shape
     if batch == 0:
         empty = queries.new_zeros(0, heads, tokens)
         return TokenEvidence(queries.transpose(1, 2).flatten(2), empty, empty, queries.new_zeros(keys.shape[1]))
+    if queries.device.type == "cpu":
+        return expand_cpu(queries, keys, values, top_k)
     columns = select_fused(queries, keys, top_k) if serves(queries, top_k) else None
     usage = queries.new_zeros(keys.shape[1])
+    values_of_head = values.unbind(0)  # whose gradient is put together once, not once a block
     found = []
     for block in blocks(queries, keys, top_k, columns):
-        found.append((block.weights @ values[block.head], block.max_weight, block.entropy))
+        found.append((block.weights @ values_of_head[block.head], block.max_weight, block.entropy))
         usage += block.weights.detach().sum(dim=(0, 1))
     attended, max_weight, entropy = (join(list(part), heads) for part in zip(*found, strict=True))
     return TokenEvidence(attended.transpose(1, 2).flatten(2), max_weight, entropy, usage)

@@ -14,13 +14,14 @@ from mirror_pl.retrieval.chunked import pool_chunked
 from mirror_pl.retrieval.evidence import PooledEvidence, check_shapes
 from mirror_pl.retrieval.fused import pool_fused, serves
 from mirror_pl.retrieval.pool_cpu import pool_cpu
+from mirror_pl.retrieval.sparse_cpu import pool_sparse
 
 
 def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvidence:
     """Attend to the `top_k` best slots of each row and average over tokens (and, for the evidence, heads).
 
-    Equal to the means of `expand` to float tolerance. Without gradients there is a way of its own for a CPU (`pool_cpu`),
-    and one for CUDA with Triton (`fused`); else torch works in chunks (`chunked`).
+    Equal to the means of `expand` to float tolerance. A CPU has a way of its own without gradients (`pool_cpu`) and one with
+    them (`sparse_cpu`), CUDA with Triton one without (`fused`); else torch works in chunks (`chunked`).
 
     Args:
         queries: ``(B, H, N, d)``, float32 or float64.
@@ -38,12 +39,10 @@ def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvi
         empty = queries.new_zeros(0)
         return PooledEvidence(queries.new_zeros(0, queries.shape[1] * queries.shape[3]), empty, empty)
     wants_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (queries, keys, values))
-    if wants_grad:
-        way = pool_chunked
-    elif queries.device.type == "cpu":
-        way = pool_cpu
+    if queries.device.type == "cpu":
+        way = pool_sparse if wants_grad else pool_cpu
     else:
-        way = pool_fused if serves(queries, top_k) else pool_chunked
+        way = pool_fused if serves(queries, top_k) and not wants_grad else pool_chunked
     column_sums, max_weight, row_entropy = way(queries, keys, top_k)
     attended = torch.einsum("bhk,hkd->bhd", column_sums / queries.shape[2], values)
     return PooledEvidence(attended.flatten(1), max_weight, row_entropy)

@@ -1,8 +1,6 @@
-"""The pooled path on a CPU: one image's logits at a time in one buffer, its heads shared out over threads."""
+"""The pooled path on a CPU, without gradients: what is kept of a head's rows is summed while they are in the cache."""
 
 from __future__ import annotations
-
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -10,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mirror_pl.retrieval.evidence import ENTROPY_EPS
+from mirror_pl.retrieval.logits_cpu import over_heads
 from mirror_pl.retrieval.select import top_k_of_rows
 
 
@@ -27,21 +26,15 @@ def pool_cpu(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor,
 
     Memory: O(H x N x K), whatever the batch.
     """
-    batch, heads, tokens, width = queries.shape
-    slots = keys.shape[1]
-    transposed = keys.transpose(1, 2)
-    logits = queries.new_empty(heads, tokens, slots)
-    by_head = logits.numpy()
-    column_sums = np.empty((batch, heads, slots), by_head.dtype)
+    batch, heads = queries.shape[:2]
+    dtype = torch.empty(0, dtype=queries.dtype).numpy().dtype
+    column_sums = np.empty((batch, heads, keys.shape[1]), dtype)
     means = np.empty((batch, heads, 2))
 
-    def one_head(image: int, head: int) -> None:
-        column_sums[image, head], *means[image, head] = _pool_rows(by_head[head], top_k)
+    def one_head(image: int, head: int, logits: NDArray[np.floating]) -> None:
+        column_sums[image, head], *means[image, head] = _pool_rows(logits, top_k)
 
-    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for image in range(batch):
-            torch.bmm(queries[image] * width**-0.5, transposed, out=logits)
-            list(threads.map(one_head, [image] * heads, range(heads)))  # a list raises what a thread raised
+    over_heads(queries, keys, one_head)
     max_weight, row_entropy = torch.from_numpy(means.mean(axis=1)).to(queries.dtype).unbind(dim=1)
     return torch.from_numpy(column_sums), max_weight, row_entropy
 

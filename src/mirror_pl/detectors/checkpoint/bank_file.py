@@ -17,6 +17,7 @@ def save_bank(
     path: Path,
     bank: MemoryBank,
     config: DetectorConfig,
+    weights: str,
     epoch: int,
     *,
     training: Mapping[str, Any] | None = None,
@@ -31,6 +32,7 @@ def save_bank(
         path: Must not exist, but with `replace`.
         bank: The bank.
         config: Of the detector that it was trained in.
+        weights: What tells the backbone's weights from others of the same architecture.
         epoch: Epochs it was trained for.
         training: How it was trained, in plain values.
         replace: Take the place of a file that is there.
@@ -49,7 +51,11 @@ def save_bank(
             "top_k": bank.config.top_k,
         },
         CONFIG_KEY: {
-            "bank": {"backbone": str(config.backbone), "drop_registers": config.drop_registers},
+            "bank": {
+                "backbone": str(config.backbone),
+                "weights": weights,
+                "drop_registers": config.drop_registers,
+            },
             "training": dict(training or {}),
         },
     }

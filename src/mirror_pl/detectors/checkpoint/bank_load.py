@@ -26,13 +26,18 @@ class LoadedBank:
 
 
 def load_bank(
-    path: Path, backbone: BackboneConfig, top_k: int | None = None, drop_registers: bool | None = None
+    path: Path,
+    backbone: BackboneConfig,
+    weights: str | None = None,
+    top_k: int | None = None,
+    drop_registers: bool | None = None,
 ) -> LoadedBank:
     """Load a bank.
 
     Args:
         path: A published Phase-1 file, or one that training wrote.
         backbone: Whose features it will be asked about.
+        weights: What tells the weights of that backbone from others, as `save_bank` was given it; None does not ask.
         top_k: Slots kept a row; None keeps as many as when it was trained, or as published where the file does not say.
         drop_registers: Keep register tokens away from it; None does as when it was trained, or as published.
 
@@ -41,26 +46,29 @@ def load_bank(
         ConfigError: If `top_k` is out of range.
     """
     raw = read_bank(path)
-    slots, width = raw.tensors["memory_bank.memory"].shape
+    memory = raw.tensors["memory_bank.memory"]
+    if memory.ndim != 2:
+        raise CheckpointError(f"memory_path: {path} is damaged: its prototypes have the shape {tuple(memory.shape)}")
+    slots, width = memory.shape
     origin = raw.bank
     if width != backbone.width:
         raise CheckpointError(
             f"memory_path: {path} is a bank of {width} features, the backbone ({backbone}) has {backbone.width}; give the "
             "bank that was learnt with this backbone, or learn one with phase=memory"
         )
-    trained_with = origin.get("backbone")
-    if trained_with is not None and trained_with != str(backbone):
-        raise CheckpointError(
-            f"memory_path: {path} was learnt from the features of another backbone: {trained_with}; the one given is "
-            f"{backbone}. Learn a bank with this one by phase=memory"
-        )
+    for what, known in (("backbone", str(backbone)), ("weights", weights)):
+        if known is not None and origin.get(what, known) != known:
+            raise CheckpointError(
+                f"memory_path: {path} was learnt from the features of another backbone: {what} {origin[what]}, here "
+                f"{known}. Give the bank that was learnt with this one, or learn one with phase=memory"
+            )
     sizes, published = raw.memory_config, MemoryBankConfig()
-    heads = int(sizes.get("num_heads", published.heads))
-    if width % heads:
+    heads, kept = sizes.get("num_heads", published.heads), sizes.get("top_k", published.top_k)
+    if not (isinstance(heads, int) and isinstance(kept, int) and heads > 0 and width % heads == 0 and kept > 0):
         raise CheckpointError(
-            f"memory_path: {path} says that its bank has {heads} heads, which do not divide {width} features"
+            f"memory_path: {path} is damaged: a bank of {width} features with {heads!r} heads that keep {kept!r} slots"
         )
-    config = MemoryBankConfig(slots, heads, int(sizes.get("top_k", published.top_k)) if top_k is None else top_k)
+    config = MemoryBankConfig(slots, heads, kept if top_k is None else top_k)
     bank = MemoryBank(width, config)
     tensors = {name.removeprefix("memory_bank."): tensor for name, tensor in raw.tensors.items()}
     shapes = {name: tensor.shape for name, tensor in bank.state_dict().items()}

@@ -39,7 +39,7 @@ class RawCheckpoint:
         tensors: Under the names they have in the file.
         config: The detector's config, where the file carries one.
         memory_config: Size of the bank, where a Phase-1 file carries it.
-        bank: What a bank that we wrote was learnt from: ``backbone`` in words, ``drop_registers``; empty where unknown.
+        bank: What a bank that we wrote was learnt from, as `save_bank` says it; empty where unknown.
         backbone: Where the backbone's weights are, all but the adapters', where they were left out of the file.
         training: How the detector was trained, in plain values; empty where nothing is known.
         epoch: Epochs it was trained for, where the file says so.
