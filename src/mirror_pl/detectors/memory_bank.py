@@ -74,7 +74,7 @@ class MemoryBank(nn.Module):
         return _linear(tokens, self.q).unflatten(-1, (self.config.heads, -1)).transpose(1, 2)
 
     def _keys_values(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Return the slots' keys and values, ``(H, K, d)`` each; kept until a weight changes, where nothing is to be learnt."""
+        """Return the slots' keys and values, ``(H, K, d)`` each; kept until a weight changes, unless they are to learn."""
         sources = (self.memory, self.k.weight, self.v.weight)
         # Kept ones have no gradients: a bank that is to learn makes them anew, whatever its mode.
         if self.training or (torch.is_grad_enabled() and any(source.requires_grad for source in sources)):

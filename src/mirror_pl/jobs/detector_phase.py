@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -87,19 +88,16 @@ class DetectorPhase(Phase):
         """Load backbone and bank; LoRA and head are drawn."""
         phase, path = self.phase, self.settings.memory_path
         start = starting_backbone(self.settings.backbone, self.settings.seed)
-        backbone, self.weights = start.backbone, start.weights
-        # Hashed before it is loaded: a file that changes in between is not what was asked for.
-        exists = path is not None and Path(path).exists()
-        self.memory_sha256 = path_sha256(Path(path)) if path is not None and exists else None
+        backbone, self.source, self.weights = start.backbone, start.source, start.weights
         check_crop(crop_px, backbone)
-        bank = None
+        bank = self.memory_sha256 = None
         if path is not None:
+            if Path(path).is_file():  # hashed before it is loaded: one that changes in between is not what was asked for
+                self.memory_sha256 = path_sha256(Path(path))
             bank = load_bank(Path(path), backbone.config, start.weights, phase.top_k, phase.drop_registers)
         backbone.rescale_positions(phase.rope_rescale)
         if phase.gradient_checkpointing:
             backbone.checkpoint_gradients()
-        # Random weights are in no folder to be read again.
-        self.source = start.source
         self.config = DetectorConfig(
             backbone=backbone.config,
             lora=self.lora,
@@ -122,8 +120,7 @@ class DetectorPhase(Phase):
         """Return the validation, where there are sets; it keeps the best detector."""
         if not self.validation:
             return []
-        phase = self.phase
-        keep_best = lambda: self._save(folder / BEST_FILE, facts)  # noqa: E731
+        phase, keep_best = self.phase, partial(self._save, folder / BEST_FILE, facts)
         return [Validation(self.validation, phase.validate_every, self.epochs, phase.patience, keep_best)]
 
     def stopped_early(self, module: TrainingModule) -> bool:
