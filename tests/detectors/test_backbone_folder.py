@@ -88,7 +88,7 @@ def test_damaged_or_missing_weights(folder: Path) -> None:
 def test_a_saved_bank_is_the_published_format(golden: GoldenSet, golden_detector: MirrorDetector, tmp_path: Path) -> None:
     """A detector loads with the bank that was written from it, and the file holds what the published one holds."""
     path = tmp_path / "memory_bank.pth"
-    save_bank(path, golden_detector.memory_bank, golden_detector.config, epoch=3)
+    save_bank(path, golden_detector.memory_bank, golden_detector.config, weights="x", epoch=3)
     load_detector(golden.checkpoint, backbone=read_backbone_folder(golden.backbone_path), memory_path=path)
     ours, published = (torch.load(file, weights_only=True) for file in (path, golden.memory_path))
     assert ours["epoch"] == 3
@@ -100,4 +100,4 @@ def test_a_saved_bank_is_the_published_format(golden: GoldenSet, golden_detector
     if "memory_config" in published:
         assert ours["memory_config"] == published["memory_config"]
     with pytest.raises(OutputError, match="nothing is overwritten"):
-        save_bank(path, golden_detector.memory_bank, golden_detector.config, epoch=4)
+        save_bank(path, golden_detector.memory_bank, golden_detector.config, weights="x", epoch=4)

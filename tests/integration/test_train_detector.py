@@ -139,6 +139,15 @@ def test_the_checkpoint_is_evaluated_like_any_other(trained: Path, tmp_path: Pat
     assert figures == [pytest.approx(facts_of(trained)["best"]["bal_acc"]["seen"], abs=1e-9)] * 3
 
 
+def test_an_evaluation_may_be_given_the_bank_too(trained: Path, bank: Path, tmp_path: Path) -> None:
+    """As the published script is; it must be the one that the checkpoint holds."""
+    pixels = SMALL.pixels()[:2]
+    alone = load_detector(trained / "last.ckpt")(pixels).logit
+    assert torch.equal(load_detector(trained / "last.ckpt", memory_path=bank)(pixels).logit, alone)
+    with pytest.raises(CheckpointError, match="is another bank than the one"):
+        load_detector(trained / "last.ckpt", memory_path=SMALL.memory_path)
+
+
 def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(trained: Path, bank: Path, tmp_path: Path) -> None:
     again = train(tmp_path / "again", f"memory_path={bank}", *VALIDATED, "num_workers=2")
     assert equal(weights_of(trained / "last.ckpt"), weights_of(again / "last.ckpt"))
