@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from golden_set import SMALL
+from interruptions import Stopped, run_with_kills, stopped_after_saves
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +22,6 @@ from mirror_pl.config.command import compose
 from mirror_pl.detectors.checkpoint import load_backbone
 from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError
 from mirror_pl.experiment import memory_bank_module
-from mirror_pl.experiment.training_state import TrainingState
 from mirror_pl.jobs.training import run
 
 SMALL_BANK = ["phase.slots=48", "phase.heads=4", "phase.top_k=6", "batch_size=8", "num_workers=0", "~callbacks.progress"]
@@ -106,26 +103,12 @@ def test_the_loss_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert sum(errors[-4:]) < 0.7 * sum(errors[:4])
 
 
-class Stopped(BaseException):
-    """As sudden as a kill, as far as one can be inside a test."""
-
-
 @pytest.mark.parametrize("saves", [1, 3, 5])
 def test_a_stopped_run_goes_on_to_the_same_weights(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
-    output, done = tmp_path / "run", 0
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        nonlocal done
-        save(self, *args)
-        done += 1
-        if done == saves:
-            raise Stopped
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    output = tmp_path / "run"
+    with stopped_after_saves(monkeypatch, saves):
         train(output, "phase.learning_rate=1e-3")
     assert not (output / "run.json").exists()
     with pytest.raises(ConfigError, match="interrupted or still running"):
@@ -157,15 +140,8 @@ def test_a_run_stopped_after_its_last_step_writes_what_it_learnt(
 
 def test_what_was_logged_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "run"
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        save(self, *args)
-        raise Stopped
-
     more = ("logger=csv", "trainer.log_every_n_steps=1")
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    with stopped_after_saves(monkeypatch):
         train(output, "phase.epochs=1", *more)
     before = {path: path.read_bytes() for path in (output / "csv").rglob("metrics.csv")}
     train(output, "phase.epochs=1", *more, "resume=true")
@@ -176,14 +152,7 @@ def test_what_was_logged_before_a_stop_is_kept(tmp_path: Path, monkeypatch: pyte
 def test_resuming_with_other_images_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output, images = tmp_path / "run", tmp_path / "images"
     shutil.copytree(IMAGES, images)
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        save(self, *args)
-        raise Stopped
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    with stopped_after_saves(monkeypatch):
         train(output, f"data.real={images}")
     (images / "0.jpg").unlink()
     with pytest.raises(CheckpointError, match="was made with another data"):
@@ -313,15 +282,8 @@ def test_kept_features_give_the_same_bank_and_nothing_is_decoded_again(
 def test_kept_features_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = ("augment=fixed", "phase.learning_rate=1e-3", f"phase.feature_cache={tmp_path / 'features'}")
     whole = train(tmp_path / "whole", *more)
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        save(self, *args)
-        raise Stopped
-
     no_decoding(monkeypatch)
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    with stopped_after_saves(monkeypatch):
         train(tmp_path / "run", *more)
     assert equal(bank_of(train(tmp_path / "run", *more, "resume=true")), bank_of(whole))
 
@@ -357,22 +319,7 @@ def test_a_damaged_feature_cache_is_named(tmp_path: Path) -> None:
 def test_killed_at_any_moment(trained: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     command = [sys.executable, "-m", "mirror_pl.train", *overrides(output, "phase.learning_rate=1e-3")]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    kills = 0
-    for pause in (0.0, 0.15, 0.4, 0.05, 0.7):
-        more = ["resume=true"] if (output / "config.yaml").exists() else []
-        process = subprocess.Popen([*command, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        stamp = (output / "state.pt").stat().st_mtime_ns if (output / "state.pt").exists() else 0
-        while process.poll() is None:
-            if (output / "state.pt").exists() and (output / "state.pt").stat().st_mtime_ns != stamp:
-                time.sleep(pause)
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-                break
-            time.sleep(0.01)
-    if not (output / "run.json").exists():
-        subprocess.run([*command, "resume=true"], env=environment, check=True, stdout=subprocess.DEVNULL)
-    assert kills >= 2
+    assert run_with_kills(command, output, (0.0, 0.15, 0.4, 0.05, 0.7)) >= 2
     assert equal(bank_of(output), bank_of(trained))
 
 

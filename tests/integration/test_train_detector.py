@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from golden_set import SMALL
+from interruptions import run_with_kills, stopped_after_saves
 from PIL import Image
 from torch import Tensor
 
@@ -159,27 +158,13 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_workers(trained: Path, 
     assert not equal(weights_of(trained / "last.ckpt"), weights_of(other / "last.ckpt"))
 
 
-class Stopped(BaseException):
-    """As sudden as a kill, as far as one can be inside a test."""
-
-
 @pytest.mark.parametrize("saves", [1, 2, 4])
 def test_a_stopped_run_goes_on_to_the_same_weights(
     trained: Path, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
 ) -> None:
     """Dropout, augmentation, the choice of the best and all."""
-    output, done = tmp_path / "run", 0
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        nonlocal done
-        save(self, *args)
-        done += 1
-        if done == saves:
-            raise Stopped
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    output = tmp_path / "run"
+    with stopped_after_saves(monkeypatch, saves):
         train(output, f"memory_path={bank}", *VALIDATED)
     train(output, f"memory_path={bank}", *VALIDATED, "resume=true")
     for name in ("last.ckpt", "best.ckpt"):
@@ -280,14 +265,7 @@ def test_positions_rescaled_at_random_are_so_from_the_first_step_and_after_a_sto
     whole = weights_of(train(tmp_path / "whole", *settings, *VALIDATED) / "last.ckpt")
     assert not equal(whole, weights_of(trained / "last.ckpt"))
     assert equal(whole, weights_of(train(tmp_path / "unvalidated", *settings, *BASE) / "last.ckpt"))
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        save(self, *args)
-        raise Stopped
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    with stopped_after_saves(monkeypatch):
         train(tmp_path / "stopped", *settings, *VALIDATED)
     assert equal(whole, weights_of(train(tmp_path / "stopped", *settings, *VALIDATED, "resume=true") / "last.ckpt"))
 
@@ -375,14 +353,7 @@ def test_resuming_with_another_bank_or_validation_set_is_refused(
     shutil.copy(bank, tmp_path / "bank.pth")
     shutil.copytree(IMAGES / "val", tmp_path / "val")
     settings = [f"memory_path={tmp_path}/bank.pth", *BASE, f"+validation.seen={tmp_path}/val"]
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        save(self, *args)
-        raise Stopped
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    with stopped_after_saves(monkeypatch):
         train(tmp_path / "run", *settings)
     next((tmp_path / "val/0_real").iterdir()).unlink()
     content = torch.load(bank, weights_only=True)
@@ -397,14 +368,7 @@ def test_resuming_with_other_backbone_weights_is_refused(tmp_path: Path, monkeyp
     backbone = tmp_path / "backbone"
     shutil.copytree(SMALL.backbone_path, backbone)
     settings = [*BASE, "detector=direct", f"backbone.path={backbone}"]
-    save = TrainingState._save
-
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
-        save(self, *args)
-        raise Stopped
-
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+    with stopped_after_saves(monkeypatch):
         train(tmp_path / "run", *settings)
     weights = load_file(backbone / "model.safetensors")
     save_file({name: tensor * 1.1 for name, tensor in weights.items()}, backbone / "model.safetensors", {"format": "pt"})
@@ -436,22 +400,7 @@ def test_killed_at_any_moment(trained: Path, bank: Path, tmp_path: Path) -> None
     output = tmp_path / "run"
     settings = overrides(output, f"memory_path={bank}", *VALIDATED, "save_every_steps=1")
     command = [sys.executable, "-m", "mirror_pl.train", *settings]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    kills = 0
-    for pause in (0.0, 0.2, 0.5, 0.05, 0.9):
-        more = ["resume=true"] if (output / "config.yaml").exists() else []
-        process = subprocess.Popen([*command, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        stamp = (output / "state.pt").stat().st_mtime_ns if (output / "state.pt").exists() else 0
-        while process.poll() is None:
-            if (output / "state.pt").exists() and (output / "state.pt").stat().st_mtime_ns != stamp:
-                time.sleep(pause)
-                process.send_signal(signal.SIGKILL)
-                kills += process.wait() == -signal.SIGKILL
-                break
-            time.sleep(0.01)
-    if not (output / "run.json").exists():
-        subprocess.run([*command, "resume=true"], env=environment, check=True, stdout=subprocess.DEVNULL)
-    assert kills >= 2
+    assert run_with_kills(command, output, (0.0, 0.2, 0.5, 0.05, 0.9)) >= 2
     for name in ("last.ckpt", "best.ckpt"):
         assert equal(weights_of(output / name), weights_of(trained / name))
 

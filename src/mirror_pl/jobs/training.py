@@ -51,6 +51,7 @@ def run(cfg: DictConfig) -> None:
     data: TrainingDataModule = build(cfg.data)
     images = data.training_set
     phase.check_images(images)
+    fingerprint = images.fingerprint()
     settings_yaml = OmegaConf.to_yaml(cfg, resolve=True)
     if settings.resume and "csv" in cfg.logger:  # Lightning would delete what the stopped run has logged
         cfg.logger.csv.version = f"resumed_{started:%Y%m%d_%H%M%S}"
@@ -66,7 +67,7 @@ def run(cfg: DictConfig) -> None:
         phase.load(data.augment.crop_px)
         # What a state must agree with to be gone on from.
         belongs_to = {
-            "data": images.fingerprint(),
+            "data": fingerprint,
             "batch_size": settings.batch_size,
             "steps_an_epoch": steps_an_epoch,
             **phase.belongs_to(),
@@ -82,8 +83,8 @@ def run(cfg: DictConfig) -> None:
         if folder:
             folder.release()
         raise
-    facts = {"data": images.fingerprint(), "config": OmegaConf.to_container(cfg, resolve=True)}
-    facts |= {"revision": git_revision(), "versions": versions()}
+    made_by = {"versions": versions(), "revision": git_revision()}
+    facts = {"data": fingerprint, "config": OmegaConf.to_container(cfg, resolve=True), **made_by}
     module = phase.module(steps_an_epoch)
     steps = steps_an_epoch * phase.epochs
     clock = time.perf_counter()
@@ -107,7 +108,7 @@ def run(cfg: DictConfig) -> None:
             "resumed_after": done or None,
             "images": {"used": len(images), "unreadable": len(flaws)},
             "data": {
-                "fingerprint": images.fingerprint(),
+                "fingerprint": fingerprint,
                 "passed_over": images.passed_over.counts,
                 "unreadable_folders": {printable(name): reason for name, reason in images.unreadable.items()},
             },
@@ -118,8 +119,7 @@ def run(cfg: DictConfig) -> None:
             "device": device_name(trainer.strategy.root_device),
             "processes": trainer.world_size,
             "precision": trainer.precision,
-            "versions": versions(),
-            "revision": git_revision(),
+            **made_by,
             "machine": machine(),
         }
     )
