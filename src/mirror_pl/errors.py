@@ -60,6 +60,15 @@ class IncompleteRunError(MirrorError):
     exit_code = EXIT_INCOMPLETE
 
 
+class LostProcessError(MirrorError):
+    """One of the processes of a run died."""
+
+    def __init__(self, message: str, code: int) -> None:
+        """Take what that process ended with; below 0, it was killed by a signal."""
+        super().__init__(message)
+        self.exit_code = code if code in (EXIT_NOT_STARTED, EXIT_NOT_WRITTEN) else EXIT_DEFECT
+
+
 def name_list(names: Iterable[str], limit: int = 8) -> str:
     """Join `names` for a message, the first `limit` of them, saying how many are left out."""
     names = list(names)

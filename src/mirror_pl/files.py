@@ -8,7 +8,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mirror_pl.errors import OutputError
 
@@ -64,6 +66,17 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+@cache
+def _sha256_in_state(path: Path, state: tuple[Any, ...]) -> str:
+    del state
+    return path_sha256(path)
+
+
+def kept_sha256(path: Path) -> str:
+    """Return `path_sha256`, read anew only where the path has changed since this process last asked."""
+    return _sha256_in_state(path.resolve(), path_state(path))
 
 
 def path_sha256(path: Path) -> str:

@@ -9,52 +9,59 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirror_pl.errors import DataError
 from mirror_pl.experiment.batch import Flaw, Sample, collate
-from mirror_pl.experiment.benchmark_data_module import ShareSampler
-from mirror_pl.experiment.evaluate import _assemble, _Share
+from mirror_pl.experiment.benchmark_data_module import ShareOfBatches
+from mirror_pl.experiment.evaluate import assemble
 from mirror_pl.experiment.progress import ProgressLog
 from mirror_pl.scores import Status
+from mirror_pl.scores.parts import PartialScores
+
+SIZES = st.integers(0, 200)
+SMALL = st.integers(1, 9)
 
 
-@given(st.integers(0, 60), st.integers(1, 9))
-def test_shares_hold_every_sample_once(size: int, ranks: int) -> None:
-    shares = [ShareSampler(size, ranks, rank) for rank in range(ranks)]
-    assert sorted(sample for share in shares for sample in share) == list(range(size))
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+@given(SIZES, SMALL, SMALL, st.data())
+def test_shares_hold_every_sample_once(size: int, ranks: int, batch_size: int, draw: st.DataObject) -> None:
+    done = np.array(draw.draw(st.lists(st.booleans(), min_size=size, max_size=size)), bool)
+    shares = [ShareOfBatches(size, batch_size, ranks, rank, done) for rank in range(ranks)]
+    assert all(len(share) >= 1 and len(share) == len(list(share)) for share in shares), "a rank always has a batch"
+    batches = [batch for share in shares for batch in share if batch]
+    whole = [list(range(start, min(start + batch_size, size))) for start in range(0, size, batch_size)]
+    assert sorted(batches) == [batch for batch in whole if not done[batch].all()], "batches do not depend on the ranks"
+    if not done.any():
+        assert sorted(sample for batch in batches for sample in batch) == list(range(size))
+    counts = [sum(map(bool, share)) for share in shares]
+    assert max(counts) - min(counts) <= 1
 
 
-def share(ids: list[int], flaws: list[Flaw]) -> _Share:
+def scores(
+    ids: list[int], statuses: dict[int, Status] | None = None, reasons: dict[int, str] | None = None
+) -> PartialScores:
     values = np.array(ids, np.float32)
-    return _Share("x", np.array(ids, np.int64), values, values / 10, flaws)
+    kinds = np.array([(statuses or {}).get(i, Status.OK) for i in ids], np.int8)
+    values[kinds == Status.UNDECODABLE] = np.nan
+    return PartialScores(np.array(ids, np.int64), kinds, values, values / 10, reasons or {})
 
 
 def test_shares_are_put_in_the_indexs_order() -> None:
-    bad, short = Flaw(1, Status.UNDECODABLE, "why"), Flaw(2, Status.TRUNCATED, "short")
-    predictions = _assemble([share([3, 0], [bad]), share([2], [short])], 4)
+    first = scores([3, 0, 1], {1: Status.UNDECODABLE}, {1: "why"})
+    predictions = assemble([first, scores([2], {2: Status.TRUNCATED}, {2: "short"})], 4)
     np.testing.assert_array_equal(predictions.logits, np.array([0, np.nan, 2, 3], np.float32))
     assert predictions.statuses.tolist() == [Status.OK, Status.UNDECODABLE, Status.TRUNCATED, Status.OK]
-    assert predictions.flaws == [bad, short]
+    assert predictions.flaws == [Flaw(1, Status.UNDECODABLE, "why"), Flaw(2, Status.TRUNCATED, "short")]
 
 
 def test_a_sample_lost_or_doubled_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="of 3 samples 1 came back without a verdict and 0 more than once"):
-        _assemble([share([0, 2], [])], 3)
+        assemble([scores([0, 2])], 3)
     with pytest.raises(RuntimeError, match="0 came back without a verdict and 1 more than once"):
-        _assemble([share([0, 1], []), share([1], [])], 2)
-
-
-def test_processes_that_see_different_files_are_refused() -> None:
-    other = share([1], [])
-    other.fingerprint = "y"
-    with pytest.raises(DataError, match="different files"):
-        _assemble([share([0], []), other], 2)
+        assemble([scores([0, 1]), scores([1])], 2)
 
 
 def test_a_score_that_is_not_finite_is_no_score() -> None:
-    broken = share([0, 1, 2], [Flaw(1, Status.TRUNCATED, "short")])
+    broken = scores([0, 1, 2], {1: Status.TRUNCATED}, {1: "short"})
     broken.logits[:2] = np.nan, np.inf
-    predictions = _assemble([broken], 3)
+    predictions = assemble([broken], 3)
     assert predictions.statuses.tolist() == [Status.NON_FINITE, Status.NON_FINITE, Status.OK]
     assert [(flaw.id, flaw.reason) for flaw in predictions.flaws if flaw.status is Status.NON_FINITE] == [
         (0, "the detector's logit is nan"),
@@ -71,7 +78,7 @@ def test_a_batch_may_be_empty() -> None:
 def test_progress_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     class Trainer:
         world_size, is_global_zero = 1, True
-        datamodule = type("Data", (), {"index": range(4000)})
+        datamodule = type("Data", (), {"left": 4000})
 
     log = ProgressLog(every_s=0)
     log.on_test_start(Trainer(), None)

@@ -9,6 +9,8 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 import hydra
 import yaml
@@ -16,11 +18,11 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mirror_pl.config.locate import config_dir, miniature_dir
+from mirror_pl.config.sweep import JobOutcome, failures, fit_into_sweep, in_sweep, refuse_sweep_a_process, setting_of
 from mirror_pl.errors import (
     EXIT_DEFECT,
     EXIT_INCOMPLETE,
@@ -40,8 +42,11 @@ _OWN_CONFIGS = re.compile(r"(--config-dir|-cd|hydra\.searchpath)")
 _CHOICE = re.compile(r"^\+?(?P<group>[a-z_]+)=(?P<names>[\w.,-]+)$")
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
     """Make a command's main function: Hydra composes ``configs/{config_name}.yaml`` with the command line.
+
+    With `inputs`, a setting that its config leaves to ``${inputs:}``, plain paths before the first ``key=value`` are its
+    value: ``mirror_pl.report a b level=0.9`` is ``runs=[a,b] level=0.9``, whatever characters are in a path.
 
     A `MirrorError` becomes a message on standard error and the error's exit code, in a sweep after all jobs have run; other
     errors keep their traceback.
@@ -49,44 +54,48 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], None]], Callab
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
         def run() -> None:
-            failures: list[tuple[int, str]] = []
-
             @functools.wraps(main)
-            def run_one(cfg: DictConfig) -> None:
-                in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+            def run_one(cfg: DictConfig) -> JobOutcome:
                 job = " ".join(HydraConfig.get().overrides.task)
+                _chosen[:] = HydraConfig.get().overrides.task
+                code = 0
                 try:
-                    _fit_into_sweep(cfg)
+                    fit_into_sweep(cfg)
                     main(cfg)
                 except (MirrorError, OmegaConfBaseException) as error:
-                    if not in_sweep:
+                    if not in_sweep():
                         raise SystemExit(_report(error)) from error
                     # In a sweep the other jobs go on, and a benchmark that is not there is a failure only on request.
                     if not isinstance(error, BenchmarkAbsentError):
-                        failures.append((_report(error), job))
+                        code = _report(error)
                     else:
                         print(error.note)
-                        failures.extend([(EXIT_INCOMPLETE, job)] if cfg.get("require_all") is True else [])
+                        code = EXIT_INCOMPLETE if cfg.get("require_all") is True else 0
                 except Exception:
-                    if not in_sweep:
+                    if not in_sweep():
                         raise
                     traceback.print_exc()
-                    failures.append((EXIT_DEFECT, job))
+                    code = EXIT_DEFECT
+                return JobOutcome(job, code)
 
             for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
                 if isinstance(stream, io.TextIOWrapper):
                     stream.reconfigure(errors="backslashreplace")
             try:
+                if inputs is not None:
+                    sys.argv[1:] = _take_inputs(sys.argv[1:], inputs, config_name)
                 check_overrides(sys.argv[1:], config_name)
+                if {"-m", "--multirun"} & {*sys.argv[1:]}:
+                    refuse_sweep_a_process()
             except MirrorError as error:
                 raise SystemExit(_report(error)) from error
             register_resolvers()
             hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
-            if failures:
-                print(f"error: {len(failures)} of the sweep's jobs failed or had no data:", file=sys.stderr)
-                for code, job in failures:
-                    print(f"  exit code {code}: {job}", file=sys.stderr)
-                raise SystemExit(max(code for code, _ in failures))
+            if failures():
+                print(f"error: {len(failures())} of the sweep's jobs failed or had no data:", file=sys.stderr)
+                for failure in failures():
+                    print(f"  exit code {failure.code}: {failure.job}", file=sys.stderr)
+                raise SystemExit(max(failure.code for failure in failures()))
 
         return run
 
@@ -97,8 +106,18 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a command's config without running it, as the command line would with `overrides`; also inside a command."""
     check_overrides(overrides, config_name)
     register_resolvers()
+    _chosen[:] = overrides
     with without_running_hydra(), hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
         return hydra.compose(config_name=config_name, overrides=list(overrides))
+
+
+_chosen: list[str] = []
+"""The overrides of the config that was composed last."""
+
+
+def chosen_settings() -> set[str]:
+    """Return the settings and groups that the command line has named, at their top level."""
+    return {setting_of(override) for override in _chosen}
 
 
 @contextmanager
@@ -120,15 +139,13 @@ def check_overrides(overrides: Sequence[str], config_name: str) -> None:
     """
     if any(_OWN_CONFIGS.match(override) for override in overrides):
         return
-    defaults = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
-    groups = [str(next(iter(entry))).split()[-1] for entry in defaults["defaults"] if isinstance(entry, dict)]
-    known = sorted({*defaults, *groups, "hydra"} - {"defaults"})
+    known = _settings_of(config_name)
     parser = OverridesParser.create()
     for override in overrides:
         key, equals, value = override.partition("=")
         if override.startswith("-") or not equals:
             continue
-        name = re.split(r"[./@]", key.lstrip("+~"))[0]
+        name = setting_of(key)
         if name not in known:
             raise ConfigError(f"{name}: there is no such setting.{nearest(name, known)} Known: {', '.join(known)}")
         try:
@@ -138,6 +155,59 @@ def check_overrides(overrides: Sequence[str], config_name: str) -> None:
                 f"{key}: the value {value} has characters that need quotes of their own; write \"{key}='{value}'\""
             ) from error
     check_choices(overrides)
+    launchers = [override for override in overrides if override.startswith("hydra/launcher=submitit")]
+    if launchers and find_spec("hydra_plugins.hydra_submitit_launcher") is None:
+        raise ConfigError(f"{launchers[0]}: needs hydra-submitit-launcher; pip install 'mirror_pl[slurm]'")
+
+
+def _settings_of(config_name: str) -> list[str]:
+    """Return the settings and groups that a command has, at their top level."""
+    defaults = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
+    groups = [str(next(iter(entry))).split()[-1] for entry in defaults["defaults"] if isinstance(entry, dict)]
+    return sorted({*defaults, *groups, "hydra"} - {"defaults"})
+
+
+_inputs: list[str] = []
+"""The plain paths of this command line, for ``${inputs:}``."""
+
+
+def _take_inputs(arguments: list[str], setting: str, config_name: str) -> list[str]:
+    """Keep the plain paths before the first ``key=value`` or option as inputs, and return the rest.
+
+    Raises:
+        ConfigError: If a path comes later, or `setting` is given as well.
+    """
+    known = _settings_of(config_name)
+
+    def is_path(argument: str) -> bool:
+        key, equals, _ = argument.partition("=")
+        of_a_setting = bool(equals) and setting_of(key) in known
+        return argument == "-" or not (argument.startswith("-") or of_a_setting or (equals and not Path(argument).exists()))
+
+    count = next((n for n, argument in enumerate(arguments) if not is_path(argument)), len(arguments))
+    _inputs[:], rest = arguments[:count], arguments[count:]
+    late = [argument for argument in rest if "=" not in argument and not argument.startswith("-")]
+    if late and not any(argument in _TAKE_A_VALUE for argument in rest):
+        raise ConfigError(f"{late[0]}: paths come before the first key=value; or give {setting}=[...]")
+    if _inputs and any(argument.startswith(f"{setting}=") for argument in rest):
+        raise ConfigError(f"{setting}: given as paths and as {setting}=; give one of the two")
+    return rest
+
+
+_TAKE_A_VALUE = (
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-path",
+    "-cp",
+    "--config-name",
+    "-cn",
+    "--info",
+)
+"""Hydra's options whose value may stand apart."""
 
 
 def check_choices(overrides: Sequence[str]) -> None:
@@ -162,32 +232,10 @@ def check_choices(overrides: Sequence[str]) -> None:
                 )
 
 
-def _fit_into_sweep(cfg: DictConfig) -> None:
-    """Give a sweep's job a folder of its own as `output_dir`, and refuse several processes a job.
-
-    Lightning starts the further processes of a job with the same command line, so that each would run the whole sweep.
-
-    Raises:
-        ConfigError: With what to do instead.
-    """
-    hydra_cfg = HydraConfig.get()
-    if hydra_cfg.mode != RunMode.MULTIRUN or "output_dir" not in cfg:
-        return
-    devices = cfg.trainer.devices
-    if (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1"):
-        raise ConfigError(
-            f"trainer.devices={devices} in a sweep: each of its processes would run the whole sweep. Use "
-            "trainer.devices=1, or a call for each job: for b in genimage chameleon; do python -m mirror_pl.eval "
-            f"benchmark=$b trainer.devices={devices}; done"
-        )
-    chosen = any(override.startswith("output_dir=") for override in hydra_cfg.overrides.task)
-    with open_dict(cfg):
-        cfg.output_dir = f"{cfg.output_dir}/{hydra_cfg.job.num}" if chosen else hydra_cfg.runtime.output_dir
-
-
 def register_resolvers() -> None:
-    """Make known what configs may ask for as ``${miniature:...}``: files shipped with the package."""
+    """Make known what configs may ask for: ``${miniature:...}``, files shipped with the package, and ``${inputs:}``."""
     OmegaConf.register_new_resolver("miniature", lambda name: str(miniature_dir() / name), replace=True)
+    OmegaConf.register_new_resolver("inputs", lambda: list(_inputs), replace=True)
 
 
 def _report(error: Exception) -> int:

@@ -3,5 +3,6 @@
 from mirror_pl.experiment.benchmark_data_module import BenchmarkDataModule
 from mirror_pl.experiment.detector_module import DetectorModule
 from mirror_pl.experiment.evaluate import Predictions, evaluate
+from mirror_pl.experiment.score_keeper import PartsOfRun
 
-__all__ = ["BenchmarkDataModule", "DetectorModule", "Predictions", "evaluate"]
+__all__ = ["BenchmarkDataModule", "DetectorModule", "PartsOfRun", "Predictions", "evaluate"]

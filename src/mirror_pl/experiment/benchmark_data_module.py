@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import lightning as L
+import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Sampler
 
 from mirror_pl.benchmarks import BenchmarkIndex, Manifest, index_benchmark
@@ -67,6 +69,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         self.batch_size = batch_size
         self.num_workers = min(usable_cores(), MOST_WORKERS) if num_workers is None else num_workers
         self.spec: PreprocessSpec | None = None
+        self.done: NDArray[np.bool_] | None = None
         self._index: BenchmarkIndex | None = None
 
     @property
@@ -91,6 +94,32 @@ class BenchmarkDataModule(L.LightningDataModule):
         """Preprocess by `spec`, the recipe of the detector that will see the pixels."""
         self.spec = spec
 
+    def skip(self, ids: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Leave out the batches all of whose samples are among `ids`.
+
+        Batches are never made up anew: a detector's float32 scores depend, in their last digits, on what else is in a batch.
+
+        Returns:
+            ``(S,)`` whether a sample is left out.
+        """
+        done = np.zeros(len(self.index), bool)
+        done[ids] = True
+        starts = np.arange(0, len(done), self.images_a_batch)
+        whole = np.minimum.reduceat(done, starts) if len(done) else done
+        self.done = np.repeat(whole, self.images_a_batch)[: len(done)]
+        return self.done
+
+    @property
+    def left(self) -> int:
+        """How many samples are to be scored, by all processes together."""
+        return len(self.index) if self.done is None else int((~self.done).sum())
+
+    @property
+    def images_a_batch(self) -> int:
+        """Samples a batch: `batch_size`, or what its "auto" comes to on the trainer's device."""
+        device = "cpu" if self.trainer is None else self.trainer.strategy.root_device.type
+        return images_a_batch(self.batch_size, device)
+
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of this process's share of the samples.
 
@@ -104,28 +133,44 @@ class BenchmarkDataModule(L.LightningDataModule):
         cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, int(self.cache_limit_gb * 1e9))
         return DataLoader(
             BenchmarkDataset(self.index, self.spec, cache),  # type: ignore[arg-type]  # yields Sample, collated to Batch
-            batch_size=self._images_a_batch(device),
-            sampler=ShareSampler(len(self.index), ranks, rank),
+            batch_sampler=ShareOfBatches(len(self.index), self.images_a_batch, ranks, rank, self.done),
             num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=device == "cuda",
         )
 
-    def _images_a_batch(self, device: str) -> int:
-        return LARGEST_BATCH.get(device, LARGEST_BATCH["cuda"]) if self.batch_size == "auto" else self.batch_size
 
+class ShareOfBatches(Sampler[list[int]]):
+    """Every `ranks`-th batch from `rank` on: the ranks share all batches out, none padded, none twice.
 
-class ShareSampler(Sampler[int]):
-    """Every `ranks`-th sample from `rank` on: the ranks share all samples out, none padded, none twice."""
+    A batch is a run of samples that follow each other, whatever the number of ranks, so that scores do not depend on it. A
+    rank that none is left for has one batch of no samples: it takes part in what the ranks do together.
 
-    def __init__(self, size: int, ranks: int, rank: int) -> None:
-        self.ids = range(rank, size, ranks)
+    Args:
+        size: Samples.
+        batch_size: Samples a batch; the last one has what remains.
+        ranks: Processes.
+        rank: This one.
+        done: ``(size,)`` samples to leave out; batches that consist of such only are left out.
+    """
 
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.ids)
+    def __init__(
+        self, size: int, batch_size: int, ranks: int = 1, rank: int = 0, done: NDArray[np.bool_] | None = None
+    ) -> None:
+        batches = [range(start, min(start + batch_size, size)) for start in range(0, size, batch_size)]
+        left = [batch for batch in batches if done is None or not done[batch.start : batch.stop].all()]
+        self.batches = left[rank::ranks] or [range(0)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(list, self.batches)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.batches)
+
+
+def images_a_batch(batch_size: int | Literal["auto"], device: str) -> int:
+    """Return the samples a batch on a kind of device, as in `LARGEST_BATCH`."""
+    return LARGEST_BATCH.get(device, LARGEST_BATCH["cuda"]) if batch_size == "auto" else batch_size
 
 
 def usable_cores() -> int:

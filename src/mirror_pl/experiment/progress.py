@@ -63,7 +63,7 @@ class ProgressLog(L.Callback):
         self._done += (len(batch.ids) + sum(flaw.id not in batch.ids for flaw in batch.flaws)) * trainer.world_size
         if not self._is_time(trainer):
             return
-        total = len(trainer.datamodule.index)  # type: ignore[attr-defined]
+        total = trainer.datamodule.left  # type: ignore[attr-defined]
         done = min(self._done, total)
         speed = done / (time.monotonic() - self._started)
         left = self._time_left(done, total - done)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ import yaml
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.errors import ConfigError, OutputError, name_list
 from mirror_pl.files import printable, write_text
+from mirror_pl.locks import FolderLock
 from mirror_pl.reports.deltas import Delta, deltas_csv
 from mirror_pl.reports.published_csv import published_csv
 from mirror_pl.scores import BenchmarkScores, write_table
@@ -27,24 +30,46 @@ SCHEMA_VERSION = 1
 class RunFolder:
     """Writes the files of one run; each is written whole or not at all.
 
+    While a run goes on, it holds a lock, which ends with its process, however that ends.
+
     Args:
         path: The folder; made if it does not exist.
         resolved_yaml: The settings of the run, all interpolations resolved. Written as ``config.yaml``, which claims the
             folder: of two runs that want it, one gets it.
-        resume: Go on with the run that is there, which must not be complete and must have the same settings but for
-            ``resume`` itself; where there is none, begin.
+        resume: Go on with the run that is there, which must have the same settings but for `free`; where there is none,
+            begin.
+        free: Settings that may be others when the run goes on, with all below them.
+        again: With `resume`: accept a run that is complete; `finished` tells.
+
+    Attributes:
+        finished: Whether the run was complete before; then nothing is to be written.
 
     Raises:
         ConfigError: If it holds another run, complete or not: nothing is overwritten. With `resume`, if that run is
-            complete or has other settings.
+            at work, complete, or has other settings.
         OutputError: If it cannot be written.
     """
 
-    def __init__(self, path: Path, resolved_yaml: str, *, resume: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        resolved_yaml: str,
+        *,
+        resume: bool = False,
+        free: Sequence[str] = ("resume",),
+        again: bool = False,
+    ) -> None:
         self.path = path
         self._resumed = resume and (path / "config.yaml").exists()
+        self.finished = self._resumed and (path / "run.json").exists()
+        self._lock = FolderLock(path / ".lock")
+        if self.finished:
+            if not again:
+                raise ConfigError(f"resume: the run in {path} is complete; there is nothing to go on with")
+        elif self._resumed:
+            self._lock.take()
         if self._resumed:
-            self._check_same(resolved_yaml)
+            self._check_same(resolved_yaml, free)
             return
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -53,23 +78,84 @@ class RunFolder:
         except FileExistsError as error:
             if not path.is_dir():
                 raise OutputError(f"output_dir: {path} is a file; give another output_dir=FOLDER") from error
-            state = "a complete" if (path / "run.json").exists() else "an interrupted or still running"
-            raise ConfigError(f"output_dir: {path} holds {state} run already; give another output_dir=FOLDER") from error
+            complete = (path / "run.json").exists()
+            state = "a complete" if complete else "an interrupted or still running"
+            going_on = "" if complete else ", or resume=true to go on with it"
+            raise ConfigError(
+                f"output_dir: {path} holds {state} run already; give another output_dir=FOLDER{going_on}"
+            ) from error
         except OSError as error:
             raise OutputError(f"output_dir: {path} cannot be written: {error.strerror}; give another one") from error
+        self._lock.take()
 
-    def _check_same(self, resolved_yaml: str) -> None:
-        if (self.path / "run.json").exists():
-            raise ConfigError(f"resume: the run in {self.path} is complete; there is nothing to go on with")
+    @property
+    def parts(self) -> Path:
+        """Where scores are until the run is complete."""
+        return self.path / "parts"
+
+    def _check_same(self, resolved_yaml: str, free: Sequence[str]) -> None:
         before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
-        changed = sorted(set(_different(before, yaml.safe_load(resolved_yaml))) - {"resume"})
+        different = {
+            key
+            for key in _different(before, yaml.safe_load(resolved_yaml))
+            if not any(key == name or key.startswith(f"{name}.") for name in free)
+        }
+        if different:
+            raise ConfigError(
+                f"resume: the run in {self.path} was started with other values of {name_list(sorted(different))}"
+            )
+
+    def hold_to(self, facts: Mapping[str, Any], started: datetime) -> datetime:
+        """Record what the scores depend on; in a run that goes on, hold it against what was recorded.
+
+        Returns:
+            When the run was started first.
+
+        Raises:
+            ConfigError: With what has changed since.
+        """
+        path = self.parts / "depends_on.json"
+        if self._resumed and path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            self.check_unchanged(before["facts"], facts)
+            return datetime.fromisoformat(before["started"])
+        try:
+            self.parts.mkdir(exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.parts} cannot be written: {error.strerror}") from error
+        self._write_json("parts/depends_on.json", {"started": started.isoformat(), "facts": facts})
+        return started
+
+    def check_unchanged(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        """Hold what a run that is gone on with depended on against what it would depend on now.
+
+        Raises:
+            ConfigError: With what has changed.
+        """
+        changed = sorted(set(_different(before, json.loads(json.dumps(now)))))
         if changed:
-            raise ConfigError(f"resume: the run in {self.path} was started with other values of {name_list(changed)}")
+            which = "; ".join(f"{key}: {_at(before, key)} then, {_at(now, key)} now" for key in changed[:_MOST_CHANGES])
+            more = f", and {len(changed) - _MOST_CHANGES} more" if len(changed) > _MOST_CHANGES else ""
+            raise ConfigError(
+                f"resume: what the run in {self.path} depends on has changed since it was started: {which}{more}. "
+                "Put it back, or give another output_dir=FOLDER"
+            )
+
+    def read_facts(self) -> dict[str, Any]:
+        """Return what ``run.json`` says of the run, which is complete."""
+        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return facts
+
+    def unlock(self) -> None:
+        """Let others go on with the run, which this process does no longer."""
+        self._lock.release()
 
     def release(self) -> None:
         """Give the folder up, before anything else was written: as if it had never been claimed."""
+        self._lock.release()
         if self._resumed:
             return
+        shutil.rmtree(self.parts, ignore_errors=True)
         (self.path / "config.yaml").unlink()
         with suppress(OSError):  # it may hold what is not ours
             self.path.rmdir()
@@ -128,12 +214,29 @@ class RunFolder:
             write_text(self.path / "deltas.csv", deltas_csv(rows))
 
     def complete(self, facts: Mapping[str, Any]) -> None:
-        """Write ``run.json``, last."""
+        """Write ``run.json``, last, and remove what was needed only until then."""
         self._write_json("run.json", {"schema_version": SCHEMA_VERSION, **facts})
+        shutil.rmtree(self.parts, ignore_errors=True)
+        self._lock.release()
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         # Names on disk may hold bytes that are not UTF-8; JSON's own escapes write them.
         write_text(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+_MOST_CHANGES = 4
+
+
+def _at(values: Any, key: str) -> Any:
+    """Return what a nested mapping has at a dotted key; names with dots in them are found too."""
+    if not isinstance(values, Mapping):
+        return values
+    for name, value in values.items():
+        if key == name:
+            return value
+        if key.startswith(f"{name}."):
+            return _at(value, key[len(name) + 1 :])
+    return "none"
 
 
 def _different(one: Any, two: Any, key: str = "") -> Iterator[str]:
