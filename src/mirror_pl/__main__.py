@@ -4,6 +4,7 @@ from __future__ import annotations
 
 COMMANDS = {
     "eval": "run a detector over a benchmark and write the published report",
+    "report": "gather finished evaluations into the table one would publish, with intervals, and a page to look at",
     "check_data": "say what of the benchmarks is on disk, in which layout, and what is wrong with it",
     "train": "learn a memory bank from real images (Phase 1)",
     "convert": "read any checkpoint and write config.json and model.safetensors",

@@ -9,8 +9,8 @@ import pytest
 from mirror_pl.benchmarks import Manifest, parse_manifest
 from mirror_pl.config.build import build_manifest
 from mirror_pl.config.command import compose
-from mirror_pl.config.locate import config_dir
 from mirror_pl.errors import ConfigError
+from mirror_pl.locate import config_dir
 
 SHIPPED = sorted(path.stem for path in (config_dir() / "benchmark").glob("*.yaml"))
 

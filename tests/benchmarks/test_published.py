@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mirror_pl.benchmarks.published import PublishedNumber, published_for, published_numbers
-from mirror_pl.config.locate import config_dir
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES
+from mirror_pl.locate import config_dir
 
 
 def test_as_printed() -> None:

@@ -12,10 +12,10 @@ from omegaconf.errors import ConfigAttributeError
 
 from mirror_pl.config.build import build, build_backbone, build_manifest, build_trainer
 from mirror_pl.config.command import check_choices, check_overrides, compose
-from mirror_pl.config.locate import CHECKOUT, config_dir
 from mirror_pl.config.settings import BackboneSettings, ConvertSettings, EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import ConfigError
+from mirror_pl.locate import CHECKOUT, config_dir
 
 MINIATURE = len(list((CHECKOUT / "data/miniature/test").rglob("*.jpg")))
 OPTIONS = sorted((path.parent.name, path.stem) for path in config_dir().glob("*/*.yaml") if path.parent.name != "hydra")
@@ -112,7 +112,7 @@ def test_no_benchmark_but_the_miniature_gets_the_embedded_weights() -> None:
         ("benchmark=GenImage", "Did you mean genimage"),
         ("benchmark=wildrf,chamelon", "benchmark=chamelon: there is no such benchmark. Did you mean chameleon"),
         ("backbone=dinov3_h", "Did you mean dinov3_hplus"),
-        ("logger=tensorbord", "Available: csv, none, wandb"),
+        ("logger=tensorbord", "Available: csv, none, tensorboard, wandb"),
     ],
 )
 def test_unknown_options_get_the_nearest(override: str, message: str) -> None:

@@ -59,7 +59,7 @@ class Bomb:
     [
         (["benchmark=genimge"], 2, "Did you mean genimage?"),
         (["bach_size=3"], 2, "Did you mean batch_size?"),
-        (["logger=wandb", "output_dir=w"], 2, "WANDB_MODE=offline"),
+        ([*GOLDEN, "logger=wandb", "output_dir=w"], 0, "there is no key for W&B"),  # no error: the run is kept offline
         (["checkpoint=bomb.pth"], 2, "would run code"),
     ],
 )
@@ -83,41 +83,6 @@ def test_a_shortfall_is_an_exit_code_of_its_own(tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "none of the 2 images could be decoded" in done.stderr
     assert Path("out/run.json").is_file()
-
-
-def test_two_processes_give_the_same_report() -> None:
-    reports = []
-    for devices in (1, 2):
-        done = start(
-            "mirror_pl.eval", "trainer.accelerator=cpu", f"trainer.devices={devices}", "num_workers=0", "batch_size=4",
-            f"output_dir=out{devices}", f"trainer.strategy={'ddp' if devices > 1 else 'auto'}", *GOLDEN,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("Report:") == 1
-        reports.append(next(Path(f"out{devices}").glob("wildrf_*.csv")).read_text())
-    assert reports[0] == reports[1]
-
-
-def test_a_sweep_has_a_folder_for_each_job_and_goes_on_past_failures() -> None:
-    checkpoints = f"checkpoint=nowhere.pth,{SMALL.checkpoint}"
-    done = start("mirror_pl.eval", "-m", *GOLDEN[:2], checkpoints, "hydra.sweep.dir=sweep")
-    assert done.returncode == 2
-    assert [str(path) for path in Path("sweep").glob("*/run.json")] == ["sweep/1/run.json"]
-    assert "nowhere.pth does not exist" in done.stderr
-    assert "1 of the sweep's jobs failed" in done.stderr
-    assert "exit code 2: benchmark=wildrf" in done.stderr
-    refused = start("mirror_pl.eval", "-m", "batch_size=4,64", "trainer.devices=2")
-    assert refused.returncode == 2
-    assert "would run the whole sweep" in refused.stderr
-
-
-def test_a_sweep_over_benchmarks_of_which_some_are_absent() -> None:
-    sweep = ["mirror_pl.eval", "-m", *GOLDEN[1:]]
-    done = start(*sweep, "benchmark=genimage,wildrf", "output_dir=some")
-    assert done.returncode == 0, done.stderr
-    assert "absent: genimage - " in done.stdout
-    assert [str(path) for path in Path("some").glob("*/run.json")] == ["some/1/run.json"]
-    assert start(*sweep, "benchmark=genimage,cospy", "require_all=true").returncode == 3
 
 
 def test_convert_says_what_it_did() -> None:

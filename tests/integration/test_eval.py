@@ -378,3 +378,27 @@ def test_classes_on_request(tmp_path: Path) -> None:
     flat = evaluate(tmp_path / "flat", *golden_overrides(SMALL, "wildrf"), "per_class=true")
     assert json_of(flat, "metrics.json")["per_class"] is None
     assert not list(flat.glob("*_per_class.csv"))
+
+
+def test_several_crops_an_image(tmp_path: Path) -> None:
+    """Evaluation with several crops is the Python API's, with the crops' cache and without."""
+    from mirror_pl.detectors import CropPolicy, load_detector
+
+    settings = ["crops=five", "aggregate=topk", "aggregate_of=score", "top_fraction=0.5", "batch_size=12"]
+    folder = evaluate(tmp_path / "out", *golden_overrides(SMALL, "wildrf"), *settings)
+    policy = CropPolicy("five", "topk", "score", 0.5)
+    detector = load_detector(SMALL.checkpoint)
+    table = pq.read_table(folder / "predictions.parquet").to_pylist()
+    paths = [SMALL.data_root / row["path"] for row in table]
+    for row, prediction in zip(table, detector.predict(paths, policy=policy), strict=True):
+        assert row["p_fake"] == pytest.approx(prediction.p_fake, abs=1e-5)
+        assert row["logit"] == pytest.approx(prediction.logit, abs=1e-4)
+    expected = predictions_of(folder)
+    for _ in range(2):
+        again = evaluate(
+            tmp_path / f"cached{_}", *golden_overrides(SMALL, "wildrf"), *settings, f"cache_dir={tmp_path / 'cache'}"
+        )
+        assert predictions_of(again) == expected
+    with pytest.raises(ConfigError, match="Did you mean five"):
+        evaluate(tmp_path / "no", *golden_overrides(SMALL, "wildrf"), "crops=fiv")
+    assert not (tmp_path / "no").exists()

@@ -77,7 +77,7 @@ def test_numbers_that_do_not_agree(original: Path) -> None:
     place = table.schema.get_field_index("p_fake")
     pq.write_table(table.set_column(place, table.schema.field(place), pa.array(p_fake)), original / "predictions.parquet")
     with pytest.raises(
-        IncompleteRunError, match="does not agree; of 21 scores 21 are the same to the bit, p_fake differs by 0.01"
+        IncompleteRunError, match=r"does not agree; of 21 scores 21 are the same to the bit, p_fake differs by 0\.01"
     ):
         repeat(original)
     (folder,) = Path("outputs/eval/wildrf").iterdir()

@@ -317,7 +317,8 @@ def test_kills_at_random_moments_change_nothing(tree: Path, tmp_path: Path, rank
                 os.kill(target, signal.SIGKILL)
                 kills += 1
             process.communicate(timeout=60)
-            assert process.returncode != 0 or target is None
+            # Killed after it had given its scores away, a process is missed no more.
+            assert (process.returncode == 0) == (output / "run.json").exists()
         if not (output / "run.json").exists():
             subprocess.run(eval_command(*arguments(tree, output, *more, "resume=true")), check=True, capture_output=True)
         assert results_of(output) == expected
@@ -334,7 +335,7 @@ def test_a_full_disk(tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]) 
         pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
     kept = []
     try:
-        for pages in (4, 5, 8):
+        for pages in (3, 4, 8):
             (disk / "filler").write_bytes(b"x" * (64 * 1024 - pages * 4096))
             command = eval_command(*arguments(tree, disk / "out"))
             done = subprocess.run(command, capture_output=True, text=True)

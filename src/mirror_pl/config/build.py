@@ -10,23 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.benchmarks import Manifest
-from mirror_pl.config.locate import miniature_dir
 from mirror_pl.config.manifests import manifest_from
 from mirror_pl.config.settings import BackboneSettings, EvalSettings
-from mirror_pl.detectors import BackboneConfig, MirrorDetector, load_detector
+from mirror_pl.detectors import BackboneConfig, CropPolicy, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import backbone_source
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.errors import ConfigError, name_list
 from mirror_pl.files import path_state
+from mirror_pl.locate import miniature_dir
 
 if TYPE_CHECKING:
     import lightning as L
     import torch
+
+    from mirror_pl.experiment.safe_logger import SafeLogger
 
 TRUSTED = ("mirror_pl.", "lightning.pytorch.", "torch.optim.")
 """What a ``_target_`` may begin with. A config found inside a checkpoint is never built."""
@@ -64,6 +68,30 @@ def backbone_folder(settings: BackboneSettings) -> Path | None:
     return None if settings.path is None else Path(settings.path)
 
 
+def checkpoint_of(settings: EvalSettings) -> str:
+    """Return the checkpoint that was named, or that backbone or benchmark bring.
+
+    Raises:
+        ConfigError: If there is none.
+    """
+    if settings.checkpoint is None:
+        weights = f"there are no published weights for backbone={settings.backbone.name}"
+        raise ConfigError(
+            f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
+            "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
+        )
+    return settings.checkpoint
+
+
+def build_policy(settings: EvalSettings) -> CropPolicy:
+    """Return which crops are scored and how they become one score.
+
+    Raises:
+        ConfigError: If a setting is none of those there are, or out of range.
+    """
+    return CropPolicy(settings.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
+
+
 @dataclass(frozen=True)
 class _Kept:
     """A detector, what it was asked for with, and what its tensors were when it was loaded."""
@@ -92,16 +120,11 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
         CheckpointError: As `load_detector`.
     """
     global _kept
-    if settings.checkpoint is None:
-        weights = f"there are no published weights for backbone={settings.backbone.name}"
-        raise ConfigError(
-            f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
-            "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
-        )
+    checkpoint = checkpoint_of(settings)
     kept, _kept = _kept, None
     backbone, folder = build_backbone(settings.backbone), backbone_folder(settings.backbone)
-    source = backbone_source(settings.checkpoint, folder)  # with its hash, where the checkpoint holds no backbone weights
-    paths = [None if path is None else Path(path).resolve() for path in (settings.checkpoint, settings.memory_path)]
+    source = backbone_source(checkpoint, folder)  # with its hash, where the checkpoint holds no backbone weights
+    paths = [None if path is None else Path(path).resolve() for path in (checkpoint, settings.memory_path)]
     # Before the load: files that change while they are read are not those that were asked for.
     states = ((path, path and path_state(path)) for path in paths)
     request = (settings.detector, settings.compile, backbone, source, *states)
@@ -112,7 +135,7 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
         del kept
         gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
     detector = load_detector(
-        settings.checkpoint,
+        checkpoint,
         backbone=backbone,
         backbone_folder=folder,
         memory_path=settings.memory_path,
@@ -156,7 +179,7 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     # The frozen parts are, and stay.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
     callbacks = [build(node) for node in cfg.callbacks.values()]
-    loggers = [build(node) for node in cfg.logger.values()]
+    loggers = build_loggers(cfg)
     progress_bar = "progress" in cfg.callbacks  # otherwise Lightning would add one of its own
     try:
         trainer: L.Trainer = build(
@@ -173,20 +196,71 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     return trainer
 
 
-def start_loggers(trainer: L.Trainer) -> None:
-    """Start what ``logger=`` chose, before anything is scored.
+def build_loggers(cfg: DictConfig) -> list[SafeLogger]:
+    """Build what ``logger=`` chose; nothing is started. A logger that fails later on is no reason for a run to end.
 
     Raises:
-        ConfigError: If a logger cannot start, such as Weights & Biases without an API key.
+        ConfigError: If a setting is wrong, or a package is not installed.
     """
-    for logger in trainer.loggers:
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    images = cfg.logger.get("images", 0)
+    if not isinstance(images, int) or images < 0:
+        raise ConfigError(f"logger.images must be 0 or more, got {images}")
+    loggers = []
+    for name, node in cfg.logger.items():
+        if not isinstance(node, DictConfig):  # a setting of what is shown, such as logger.images
+            continue
         try:
-            getattr(logger, "experiment", None)  # made when it is first asked for
-        except Exception as error:  # each logger has errors of its own
-            raise ConfigError(
-                f"logger: {type(logger).__name__} cannot start: {error}. Use logger=none, or, for W&B, set WANDB_API_KEY or "
-                "WANDB_MODE=offline in the environment"
-            ) from error
+            loggers.append(_build_logger(str(name), node, cfg))
+        except ModuleNotFoundError as error:
+            # Lightning names two packages that would do, of which one is tested.
+            missing = "mirror_pl[tensorboard]" if "tensorboard" in str(error).lower() else error.name or str(error)
+            raise ConfigError(f"logger={name}: a package is not installed: pip install '{missing}'") from error
+        except (MisconfigurationException, TypeError, ValueError) as error:
+            raise ConfigError(f"logger.{name}: {error}") from error
+    return loggers
+
+
+def _build_logger(name: str, node: DictConfig, cfg: DictConfig) -> SafeLogger:
+    from mirror_pl.experiment.safe_logger import SafeLogger
+    from mirror_pl.experiment.wandb_logger import MODES, SafeWandbLogger
+
+    if not str(node.get("_target_")).endswith(".WandbLogger"):
+        return SafeLogger(build(node), name)
+    settings: Any = OmegaConf.to_container(node, resolve=True)
+    trains = "phase" in cfg
+    mode = "offline" if settings.pop("offline", False) else settings.pop("mode", None)  # the first is Lightning's
+    if mode not in (None, *MODES):
+        raise ConfigError(f"logger.{name}.mode must be null, {', '.join(MODES[:-1])} or {MODES[-1]}, got {mode}")
+    settings["save_dir"] = str(Path(settings["save_dir"]).absolute())  # its helper process may be in another folder
+    settings["job_type"] = settings.get("job_type") or ("train" if trains else "eval")
+    # A training that is resumed is a run of its own on W&B; the folder holds them together.
+    settings["group"] = settings.get("group") or sweep_name() or (Path(cfg.output_dir).name if trains else None)
+    settings["tags"] = [str(tag) for tag in settings.get("tags") or () if tag]
+    return SafeWandbLogger(lambda chosen: build(OmegaConf.create({**settings, "mode": chosen})), name, mode)
+
+
+def sweep_name() -> str | None:
+    """Return the name of the sweep that this job is part of, which is that of its folder; None outside of a sweep."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    given = [value for value in HydraConfig.get().overrides.task if value.startswith("output_dir=")]
+    chosen = given[-1].partition("=")[2].strip("'\"") if given else ""
+    # One that depends on the job's settings is no folder of the whole sweep.
+    return Path(HydraConfig.get().sweep.dir if not chosen or "$" in chosen else chosen).name
+
+
+def start_loggers(trainer: L.Trainer) -> None:
+    """Start what ``logger=`` chose, before anything is scored. What cannot start is left out, with a warning."""
+    from mirror_pl.experiment.safe_logger import SafeLogger
+
+    if not trainer.is_global_zero:  # with several processes, one of them logs
+        return
+    for logger in trainer.loggers:
+        if isinstance(logger, SafeLogger):
+            logger.start()
+    trainer.loggers = [logger for logger in trainer.loggers if not getattr(logger, "failed", False)]
 
 
 def is_miniature(checkpoint: str | None) -> bool:

@@ -21,7 +21,6 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mirror_pl.config.locate import config_dir, miniature_dir
 from mirror_pl.config.sweep import JobOutcome, failures, fit_into_sweep, in_sweep, refuse_sweep_a_process, setting_of
 from mirror_pl.errors import (
     EXIT_DEFECT,
@@ -32,6 +31,7 @@ from mirror_pl.errors import (
     MirrorError,
     nearest,
 )
+from mirror_pl.locate import config_dir, miniature_dir
 
 HYDRA_VERSION = "1.3"
 """Behaviour asked of Hydra, whichever version is installed."""

@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 from mirror_pl.benchmarks import Manifest, parse_manifest
 from mirror_pl.config.command import HYDRA_VERSION, register_resolvers, without_running_hydra
-from mirror_pl.config.locate import config_dir
 from mirror_pl.errors import ConfigError, nearest
+from mirror_pl.locate import config_dir
 
 
 def benchmark_names() -> list[str]:

@@ -42,6 +42,10 @@ class EvalSettings:
     memory_path: Optional[str]
     data_root: str
     reals: Optional[str]
+    crops: str
+    aggregate: str
+    aggregate_of: str
+    top_fraction: float
     batch_size: Union[int, str]
     num_workers: Optional[int]
     compile: bool
@@ -49,6 +53,9 @@ class EvalSettings:
     cache_dir: Optional[str]
     cache_limit_gb: float
     output_dir: str
+    resume: bool
+    repeat: Optional[str]
+    save_every_s: float
     require_all: bool
     per_class: bool
     max_bad_fraction: float
@@ -67,10 +74,23 @@ class EvalSettings:
             raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {self.num_workers}")
         if not 0 < self.cache_limit_gb < float("inf"):
             raise ConfigError(f"cache_limit_gb must be more than 0, got {self.cache_limit_gb}")
+        if not 0 <= self.save_every_s < float("inf"):
+            raise ConfigError(f"save_every_s must be 0 or more, got {self.save_every_s}")
+        if self.resume and self.repeat is not None:
+            raise ConfigError("repeat and resume: a repetition is a run of its own; give one of the two")
         if not 0 <= self.max_bad_fraction <= 1:
             raise ConfigError(f"max_bad_fraction must be between 0 and 1, got {self.max_bad_fraction}")
         if self.compat not in (None, "published"):
             raise ConfigError(f"compat must be null or published, got {self.compat}")
+
+
+FREE_SETTINGS = (
+    "output_dir", "resume", "repeat", "save_every_s", "num_workers", "cache_dir", "cache_limit_gb",
+    "data.num_workers", "data.cache_dir", "data.cache_limit_gb", "data.index_cache",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.default_root_dir",
+    "callbacks", "logger", "paths",
+)  # fmt: skip
+"""Settings of an evaluation that change neither a score nor a report; a resumed run may have other ones."""
 
 
 @dataclass
@@ -101,6 +121,36 @@ class CheckDataSettings:
 
     def check(self) -> None:
         """Every value of these types is in range."""
+
+
+@dataclass
+class ReportSettings:
+    """Settings of ``mirror_pl.report``; ``configs/report.yaml`` says what each is."""
+
+    runs: list[str]
+    output_dir: str
+    level: float
+    replicates: int
+    seed: int
+    threshold_from: Optional[str]
+    compare: Optional[list[str]]
+    images: bool
+    worst: int
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if not self.runs:
+            raise ConfigError("runs: none is named; give run folders, or a folder above them: mirror_pl.report outputs/eval")
+        if not 0 < self.level < 1:
+            raise ConfigError(f"level must be more than 0 and less than 1, such as 0.95, got {self.level}")
+        if self.replicates < 1:
+            raise ConfigError(f"replicates must be at least 1, got {self.replicates}")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be 0 or more, got {self.seed}")
+        if self.worst < 0:
+            raise ConfigError(f"worst must be 0 or more, got {self.worst}")
+        if self.compare is not None and len(set(self.compare)) < 2:
+            raise ConfigError(f"compare must be null or name two detectors or more, got {self.compare}")
 
 
 @dataclass
@@ -237,6 +287,7 @@ Settings = TypeVar(
     EvalSettings,
     ConvertSettings,
     CheckDataSettings,
+    ReportSettings,
     MemoryTrainSettings,
     DetectorTrainSettings,
     MiniatureSettings,

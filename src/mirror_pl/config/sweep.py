@@ -107,7 +107,7 @@ def fit_into_sweep(cfg: DictConfig) -> None:
     Raises:
         ConfigError: With what to do instead.
     """
-    if not in_sweep() or "output_dir" not in cfg:
+    if not in_sweep() or "output_dir" not in cfg or "trainer" not in cfg:
         return
     hydra_cfg = HydraConfig.get()
     devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
+from mirror_pl.detectors.aggregation import CropPolicy
+from mirror_pl.detectors.prediction import Picture, Prediction, predict_all, prepare
+from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.images.spec import PreprocessSpec
 
-
-class Verdict(NamedTuple):
-    """The decision on a batch of images and what it rests on.
-
-    Attributes:
-        logit: ``(B,)`` float32; above 0 means fake. The decision is its sign.
-        p_fake: ``(B,)`` float32 in [0, 1], ``sigmoid(logit)``.
-        evidence: Named tensors whose first axis is the batch; which ones depends on the detector.
-    """
-
-    logit: Tensor
-    p_fake: Tensor
-    evidence: Mapping[str, Tensor]
+_TURN = threading.RLock()
+"""For devices other than a CPU: how a GPU multiplies is a setting of the process, which threads must not change in turns."""
 
 
 class Detector(nn.Module, ABC):
@@ -50,6 +44,77 @@ class Detector(nn.Module, ABC):
         if pixels.dtype == torch.uint8:
             pixels = pixels.float() / 255
         return self.score(pixels)
+
+    @overload
+    def predict(
+        self,
+        pictures: Picture,
+        *,
+        policy: CropPolicy | None = ...,
+        batch_size: int = ...,
+        device: torch.device | str | None = ...,
+        precision: str = ...,
+    ) -> Prediction: ...
+    @overload
+    def predict(
+        self,
+        pictures: list[Any] | tuple[Any, ...],
+        *,
+        policy: CropPolicy | None = ...,
+        batch_size: int = ...,
+        device: torch.device | str | None = ...,
+        precision: str = ...,
+    ) -> list[Prediction]: ...
+
+    def predict(
+        self,
+        pictures: Picture | list[Any] | tuple[Any, ...],
+        *,
+        policy: CropPolicy | None = None,
+        batch_size: int = 16,
+        device: torch.device | str | None = None,
+        precision: str = "32-true",
+    ) -> Prediction | list[Prediction]:
+        """Score one picture, or several.
+
+        What cannot be read has a status and a reason in place of a score. Nothing is printed, no seed is set, and several
+        threads may call it at once; on a device other than a CPU they take turns. Scores do not depend on the batch size
+        beyond float rounding.
+
+        Args:
+            pictures: A path, bytes, an image or pixels (see `prediction.Picture`), or a list of such.
+            policy: Which crops are scored, and how they become one score; None is the published protocol.
+            batch_size: Crops at a time, at most.
+            device: Where to; the detector stays there. None leaves it where it is.
+            precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+
+        Returns:
+            A `Prediction` for a single picture, a list of them in order for a list.
+
+        Raises:
+            TypeError: If something is no picture.
+            ValueError: If pixels have another shape, dtype or range than they should.
+            ConfigError: If a setting is out of range, or a single crop does not fit into memory.
+
+        Example::
+
+            detector = load_detector("miniature")
+            prediction = detector.predict("picture.jpg")
+            print(prediction.p_fake, prediction.status, prediction.reason)
+        """
+        policy = policy or CropPolicy()
+        several: Sequence[Any] = pictures if isinstance(pictures, list | tuple) else [pictures]
+        if device is not None and torch.device(device) != next(self.parameters()).device:
+            with _TURN:
+                self.to(device)
+        on_cpu = next(self.parameters()).device.type == "cpu"
+        at_once = max(1, batch_size // policy.count)
+        found: list[Prediction] = []
+        for start in range(0, len(several), at_once):  # so that memory does not depend on how many there are
+            prepared = [prepare(picture, self.spec, policy.crops) for picture in several[start : start + at_once]]
+            with nullcontext() if on_cpu else _TURN:
+                found += predict_all(self, prepared, policy=policy, batch_size=batch_size, precision=precision)
+        return found if several is pictures else found[0]
 
     @abstractmethod
     def score(self, pixels: Tensor) -> Verdict:

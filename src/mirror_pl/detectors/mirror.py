@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.backbone import Backbone, Features
 from mirror_pl.detectors.config import DetectorConfig
-from mirror_pl.detectors.contract import Detector, Verdict
+from mirror_pl.detectors.contract import _TURN, Detector
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
+from mirror_pl.detectors.maps import TokenMaps, token_maps
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
+from mirror_pl.detectors.prediction import Picture, prepare
+from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
+from mirror_pl.images.decode import UndecodableImageError
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.retrieval import TokenEvidence
 
@@ -111,3 +117,36 @@ class MirrorDetector(Detector):
             raise ConfigError("this detector looks at the CLS token only: it has no memory bank to rebuild tokens from")
         tokens = self.features(pixels).tokens
         return tokens, self.memory_bank.reconstruct(tokens)
+
+    def maps(
+        self, picture: Picture, *, policy: CropPolicy | None = None, batch_size: int = 16, precision: str = "32-true"
+    ) -> list[TokenMaps]:
+        """Map residual norm, retrieval entropy and largest weight of each patch of a picture, register tokens left out.
+
+        Computed where the detector is. Several threads may call it at once; on a device other than a CPU they take turns.
+
+        Args:
+            picture: A path, bytes, an image or pixels; see `prediction.Picture`.
+            policy: Which crops are looked at; None is the published protocol.
+            batch_size: Crops at a time, at most.
+            precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+
+        Returns:
+            One a crop, in the order of `plan_crops`.
+
+        Raises:
+            TypeError, ValueError: As `predict`.
+            UndecodableImageError: If it cannot be read.
+            ConfigError: If the detector has no bank, or a setting is out of range.
+
+        Example::
+
+            detector = load_detector("miniature")
+            (maps,) = detector.maps("picture.jpg")
+            print(maps.residual_norm.max(), maps.crop.box((640, 480)))
+        """
+        prepared = prepare(picture, self.spec, (policy or CropPolicy()).crops)
+        if prepared.pixels is None:
+            raise UndecodableImageError(prepared.reason)
+        with nullcontext() if next(self.parameters()).device.type == "cpu" else _TURN:
+            return token_maps(self, prepared, batch_size=batch_size, precision=precision)

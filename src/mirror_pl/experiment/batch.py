@@ -20,7 +20,8 @@ class Sample(NamedTuple):
         label: 0 real, 1 fake.
         group: Position of its group in the manifest: a subset, or a set of shared reals; 0 in training.
         status: What became of it.
-        pixels: ``(H, W, 3)`` uint8; None where undecodable, and in training also where truncated.
+        pixels: ``(H, W, 3)`` uint8, or ``(C, H, W, 3)`` of an image with several crops; None where undecodable, and in
+            training also where truncated.
         reason: In words, where the status is not OK; otherwise empty.
     """
 
@@ -45,7 +46,8 @@ class Batch(NamedTuple):
 
     Attributes:
         ids: ``(B,)`` int64.
-        pixels: ``(B, 3, H, W)`` uint8; scaled and normalised on the device. Of no size where there are tokens.
+        pixels: ``(B * C, 3, H, W)`` uint8, C crops an image after each other; scaled and normalised on the device. Of no
+            size where there are tokens.
         labels: ``(B,)`` int64.
         groups: ``(B,)`` int64.
         flaws: Undecodable images, which are not among the B, and truncated ones, which are, but for training.
@@ -63,11 +65,11 @@ class Batch(NamedTuple):
 def collate(samples: list[Sample]) -> Batch:
     """Put samples together."""
     good = [sample for sample in samples if sample.pixels is not None]
-    pixels = [torch.from_numpy(sample.pixels) for sample in good]
+    pixels = [torch.from_numpy(sample.pixels.reshape(-1, *sample.pixels.shape[-3:])) for sample in good]  # type: ignore[union-attr]
     return Batch(
         ids=torch.tensor([sample.id for sample in good], dtype=torch.int64),
         # Stays channels-last in memory: no copy here, and the layout convolutions like.
-        pixels=torch.stack(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0, 3, 1, 1, dtype=torch.uint8),
+        pixels=torch.cat(pixels).permute(0, 3, 1, 2) if pixels else torch.empty(0, 3, 1, 1, dtype=torch.uint8),
         labels=torch.tensor([sample.label for sample in good], dtype=torch.int64),
         groups=torch.tensor([sample.group for sample in good], dtype=torch.int64),
         flaws=[Flaw(s.id, s.status, s.reason) for s in samples if s.status is not Status.OK],

@@ -17,6 +17,7 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.experiment.batch import Batch, collate
 from mirror_pl.experiment.benchmark_dataset import BenchmarkDataset
 from mirror_pl.images import IMAGE_SUFFIXES, CropCache, PreprocessSpec
+from mirror_pl.images.crops import crop_count
 
 LARGEST_BATCH = {"cpu": 16, "cuda": 256}
 """Images a batch, by kind of device, from which on more bring no speed; the second for every accelerator."""
@@ -30,7 +31,7 @@ class BenchmarkDataModule(L.LightningDataModule):
     Args:
         manifest: The benchmark.
         data_root: Folder that holds the benchmark's folder.
-        batch_size: Images a batch and process; "auto" takes `LARGEST_BATCH` of the device. A batch that does not fit into
+        batch_size: Crops a batch and process; "auto" takes `LARGEST_BATCH` of the device. A batch that does not fit into
             memory is split by the module that scores it.
         num_workers: Decoding processes a process; None takes one a core, `MOST_WORKERS` at most.
         reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
@@ -38,6 +39,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         index_cache: Folder to keep listings of the data in; None keeps none.
         cache_dir: Folder to keep preprocessed crops in, for any number of runs and recipes; None keeps none.
         cache_limit_gb: Size of that folder at most, in 1e9 bytes.
+        crops: Which crops of each image; see `plan_crops`.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         index_cache: str | Path | None = None,
         cache_dir: str | Path | None = None,
         cache_limit_gb: float = 100,
+        crops: str = "center",
     ) -> None:
         super().__init__()
         if batch_size != "auto" and batch_size < 1:
@@ -67,6 +70,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.cache_limit_gb = cache_limit_gb
         self.batch_size = batch_size
+        self.crops = crops
         self.num_workers = min(usable_cores(), MOST_WORKERS) if num_workers is None else num_workers
         self.spec: PreprocessSpec | None = None
         self.done: NDArray[np.bool_] | None = None
@@ -116,9 +120,10 @@ class BenchmarkDataModule(L.LightningDataModule):
 
     @property
     def images_a_batch(self) -> int:
-        """Samples a batch: `batch_size`, or what its "auto" comes to on the trainer's device."""
+        """Samples a batch: as many as have `batch_size` crops, or what its "auto" comes to on the trainer's device."""
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device.type
-        return images_a_batch(self.batch_size, device)
+        auto = LARGEST_BATCH.get(device, LARGEST_BATCH["cuda"])
+        return max(1, (auto if self.batch_size == "auto" else self.batch_size) // crop_count(self.crops))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of this process's share of the samples.
@@ -130,9 +135,10 @@ class BenchmarkDataModule(L.LightningDataModule):
             raise ConfigError("BenchmarkDataModule: call use_recipe(detector.spec) before testing")
         device = "cpu" if self.trainer is None else self.trainer.strategy.root_device.type
         ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
-        cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, int(self.cache_limit_gb * 1e9))
+        limit = int(self.cache_limit_gb * 1e9)
+        cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, limit, self.crops)
         return DataLoader(
-            BenchmarkDataset(self.index, self.spec, cache),  # type: ignore[arg-type]  # yields Sample, collated to Batch
+            BenchmarkDataset(self.index, self.spec, cache, self.crops),  # type: ignore[arg-type]  # yields Sample, collated to Batch
             batch_sampler=ShareOfBatches(len(self.index), self.images_a_batch, ranks, rank, self.done),
             num_workers=self.num_workers,
             collate_fn=collate,
@@ -166,11 +172,6 @@ class ShareOfBatches(Sampler[list[int]]):
 
     def __len__(self) -> int:
         return len(self.batches)
-
-
-def images_a_batch(batch_size: int | Literal["auto"], device: str) -> int:
-    """Return the samples a batch on a kind of device, as in `LARGEST_BATCH`."""
-    return LARGEST_BATCH.get(device, LARGEST_BATCH["cuda"]) if batch_size == "auto" else batch_size
 
 
 def usable_cores() -> int:

@@ -8,7 +8,16 @@ from torch.utils.data import Dataset
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.experiment.batch import Sample
-from mirror_pl.images import CropCache, PreprocessSpec, UndecodableImageError, decode, identity, preprocess
+from mirror_pl.images import (
+    CropCache,
+    PreprocessSpec,
+    UndecodableImageError,
+    cut,
+    decode,
+    identity,
+    plan_crops,
+    preprocess,
+)
 from mirror_pl.scores import Status
 
 
@@ -19,12 +28,16 @@ class BenchmarkDataset(Dataset[Sample]):
         index: The benchmark's images.
         spec: The recipe they are preprocessed by.
         cache: Crops of that recipe to take from and to add to; None decodes every image.
+        crops: Which crops of each image; see `plan_crops`.
     """
 
-    def __init__(self, index: BenchmarkIndex, spec: PreprocessSpec, cache: CropCache | None = None) -> None:
+    def __init__(
+        self, index: BenchmarkIndex, spec: PreprocessSpec, cache: CropCache | None = None, crops: str = "center"
+    ) -> None:
         self.index = index
         self.spec = spec
         self.cache = cache
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.index)
@@ -42,7 +55,10 @@ class BenchmarkDataset(Dataset[Sample]):
             decoded = decode(source)
         except UndecodableImageError as error:
             return Sample(sample_id, label, group, Status.UNDECODABLE, None, str(error))
-        pixels = preprocess(decoded.image, suffix, self.spec)
+        if self.crops == "center":
+            pixels = preprocess(decoded.image, suffix, self.spec)
+        else:
+            pixels = cut(decoded.image, suffix, self.spec, plan_crops(decoded.image.size, self.spec, self.crops))
         if decoded.flaw:
             return Sample(sample_id, label, group, Status.TRUNCATED, pixels, decoded.flaw)
         if self.cache is not None and key is not None and key == identity(source, suffix):  # unchanged while it was read

@@ -8,14 +8,15 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.checkpoint import detector_content
 from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
 from mirror_pl.detectors.checkpoint.names import live_names
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.mirror import MirrorDetector
+from mirror_pl.detectors.out_of_memory import SplittingScorer
 from mirror_pl.experiment.batch import Batch
-from mirror_pl.experiment.out_of_memory import SplittingScorer
 from mirror_pl.scores.streaming import SubsetBalancedAccuracy
 
 
@@ -31,12 +32,20 @@ class DetectorModule(L.LightningModule):
         members: ``(subsets, groups)`` bool: whether the images of a group count in a subset; a batch's `groups` point
             into the groups.
         tf32: Let a GPU round the factors of the backbone's float32 products to TF32.
+        policy: How the scores of an image's crops become one; None where a batch has one crop an image.
     """
 
     def __init__(
-        self, detector: Detector, subsets: tuple[str, ...] = (), members: Tensor | None = None, *, tf32: bool = False
+        self,
+        detector: Detector,
+        subsets: tuple[str, ...] = (),
+        members: Tensor | None = None,
+        *,
+        tf32: bool = False,
+        policy: CropPolicy | None = None,
     ) -> None:
         super().__init__()
+        self.policy = policy or CropPolicy()
         self.detector = detector
         self.tf32 = tf32
         self.scorer = SplittingScorer(detector)
@@ -49,7 +58,9 @@ class DetectorModule(L.LightningModule):
             logit = p_fake = torch.empty(0, device=self.device)
         else:
             with float32_products(batch.pixels.device, tf32=self.tf32):
-                logit, p_fake = self.scorer(batch.pixels)
+                logit, p_fake = self.scorer(batch.pixels)[:2]
+            if len(logit) != len(batch.ids):
+                logit, p_fake = self.policy(logit.view(len(batch.ids), -1))
         self.balanced_accuracy.update(logit > 0, batch.labels, batch.groups)
         return {"logit": logit, "p_fake": p_fake}
 

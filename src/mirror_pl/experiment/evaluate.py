@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.errors import ConfigError
 from mirror_pl.experiment.batch import Flaw
@@ -48,6 +49,7 @@ def evaluate(
     trainer: L.Trainer,
     *,
     tf32: bool = False,
+    policy: CropPolicy | None = None,
     parts: PartsOfRun | None = None,
 ) -> Predictions:
     """Score a benchmark.
@@ -57,6 +59,7 @@ def evaluate(
         data: The benchmark.
         trainer: Decides device, precision and number of processes. With several, every one returns all predictions.
         tf32: Let a GPU round the factors of the backbone's float32 products to TF32, which moves p_fake by some 1e-4.
+        policy: How the scores of an image's crops become one. The data module has the policy's crops.
         parts: Where scores are kept until all are there, and those of an earlier try are found; None keeps none.
 
     Raises:
@@ -71,7 +74,8 @@ def evaluate(
     keeper = ScoreKeeper(data, parts)
     trainer.callbacks.append(keeper)  # type: ignore[attr-defined]
     try:
-        module = DetectorModule(detector, data.index.subsets, torch.from_numpy(data.index.members()), tf32=tf32)
+        members = torch.from_numpy(data.index.members())
+        module = DetectorModule(detector, data.index.subsets, members, tf32=tf32, policy=policy)
         with watching(trainer):
             trainer.test(module, datamodule=data, verbose=False)
     except Exception as error:

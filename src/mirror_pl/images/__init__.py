@@ -2,20 +2,25 @@
 
 from mirror_pl.images.augment import AugmentSpec, augment
 from mirror_pl.images.crop_cache import CropCache
+from mirror_pl.images.crops import CROPS, Crop, cut, plan_crops
 from mirror_pl.images.decode import IMAGE_SUFFIXES, DecodedImage, UndecodableImageError, decode
 from mirror_pl.images.identity import identity
 from mirror_pl.images.preprocess import preprocess
 from mirror_pl.images.spec import PreprocessSpec
 
 __all__ = [
+    "CROPS",
     "IMAGE_SUFFIXES",
     "AugmentSpec",
+    "Crop",
     "CropCache",
     "DecodedImage",
     "PreprocessSpec",
     "UndecodableImageError",
     "augment",
+    "cut",
     "decode",
     "identity",
+    "plan_crops",
     "preprocess",
 ]

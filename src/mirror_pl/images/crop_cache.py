@@ -20,6 +20,7 @@ from PIL import features
 
 from mirror_pl.images.crop_limit import make_room
 from mirror_pl.images.crop_segments import ENTRY, Segments, SegmentWriter
+from mirror_pl.images.crops import crop_count
 from mirror_pl.images.spec import PreprocessSpec
 
 FORMAT: Final = "1"
@@ -40,13 +41,15 @@ class CropCache:
     Args:
         folder: Holds a folder for each recipe; made where it does not exist.
         spec: The recipe.
+        crops: Which crops of an image; see `plan_crops`.
         limit_bytes: For all recipes in `folder` together. When it is reached, what no run has used for a day makes way; if
             nothing is that old, nothing more is stored.
     """
 
-    def __init__(self, folder: Path, spec: PreprocessSpec, limit_bytes: int) -> None:
-        self.folder = folder / f"crops-{_recipe_digest(spec)}"
-        self.shape = (spec.crop_px, spec.crop_px, 3)
+    def __init__(self, folder: Path, spec: PreprocessSpec, limit_bytes: int, crops: str = "center") -> None:
+        self.folder = folder / f"crops-{_recipe_digest(spec, crops)}"
+        square = (spec.crop_px, spec.crop_px, 3)
+        self.shape = square if crops == "center" else (crop_count(crops), *square)
         self.limit_bytes = limit_bytes
         self._stopped = False
         self._start()
@@ -68,7 +71,7 @@ class CropCache:
         self._start()
 
     def find(self, key: bytes) -> NDArray[np.uint8] | None:
-        """Return the crop of an image by its `identity`, ``(crop, crop, 3)`` uint8; None where there is none."""
+        """Return the crop of an image by its `identity`, uint8 of the cache's `shape`; None where there is none."""
         return self._segments.find(key)
 
     def store(self, key: bytes, crop: NDArray[np.uint8]) -> None:
@@ -112,8 +115,9 @@ class CropCache:
             warnings.warn(f"cache_dir: {self.folder.parent} {reason}; the run goes on without storing more", stacklevel=3)
 
 
-def _recipe_digest(spec: PreprocessSpec) -> str:
-    """Return what changes with anything that changes a crop: the recipe, and the libraries that decode."""
+def _recipe_digest(spec: PreprocessSpec, crops: str) -> str:
+    """Return what changes with anything that changes a crop: the recipe, which crops, and the libraries that decode."""
     recipe = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in AFTER_THE_CROP}
     libraries = [PIL.__version__, *(features.version(name) for name in ("jpg", "libjpeg_turbo", "webp"))]
-    return hashlib.sha256(repr((FORMAT, libraries, recipe)).encode()).hexdigest()[:16]
+    several = () if crops == "center" else (crops,)
+    return hashlib.sha256(repr((FORMAT, libraries, recipe, *several)).encode()).hexdigest()[:16]

@@ -6,7 +6,7 @@ import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -19,22 +19,27 @@ from mirror_pl.sources import ImageSource
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 """Suffixes the published protocol reads, in lower case; the case of a file's own suffix does not matter."""
 
-_truncation_switch = threading.Lock()
-
 
 @dataclass(frozen=True)
 class DecodedImage:
-    """An RGB image; `flaw` says, where the file is damaged or ends early, what Pillow found wrong; otherwise empty."""
+    """An RGB image.
+
+    Attributes:
+        image: In mode RGB.
+        flaw: Where the file is damaged or ends early, what Pillow found wrong; otherwise empty.
+        format: Of the content, as Pillow names it: JPEG, PNG and so on.
+    """
 
     image: Image.Image
     flaw: str
+    format: str = ""
 
 
 class UndecodableImageError(Exception):
     """The file holds no image that can be read; the message is the reason, in one line."""
 
 
-def decode(source: Path | ImageSource) -> DecodedImage:
+def decode(source: Path | ImageSource | bytes) -> DecodedImage:
     """Decode an image to RGB, as the published code does: EXIF orientation not applied, alpha dropped.
 
     A file that is damaged or ends early is decoded as far as it goes, and marked. The format is told by the content; formats
@@ -49,20 +54,25 @@ def decode(source: Path | ImageSource) -> DecodedImage:
     try:
         content = _encoded(source)
         try:
-            return DecodedImage(_to_rgb(content), flaw="")
+            with _truncation.refused():
+                return _to_rgb(content)
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # Pillow's plugins raise almost anything on malformed input
-            with _truncated_files_allowed():
-                return DecodedImage(_to_rgb(content), flaw=_one_line(error))
+            with _truncation.allowed():
+                return replace(_to_rgb(content), flaw=_one_line(error))
     except UndecodableImageError:
         raise
     except Exception as error:
         raise UndecodableImageError(_one_line(error)) from error
 
 
-def _encoded(source: ImageSource) -> Path | BytesIO:
+def _encoded(source: ImageSource | bytes) -> Path | BytesIO:
     """Return what Pillow opens: the file itself, or the part of it that is the image."""
+    if isinstance(source, bytes):
+        if not source:
+            raise UndecodableImageError("an empty file")
+        return BytesIO(source)
     if source.offset is not None:
         if source.size == 0:
             raise UndecodableImageError("an empty file")
@@ -87,10 +97,11 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}"
 
 
-def _to_rgb(content: Path | BytesIO) -> Image.Image:
+def _to_rgb(content: Path | BytesIO) -> DecodedImage:
     with Image.open(content, formats=_formats()) as image:
         image.load()
-        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
+        # Converting would copy one that is RGB already.
+        return DecodedImage(image if image.mode == "RGB" else image.convert("RGB"), "", image.format or "")
 
 
 @cache
@@ -108,13 +119,38 @@ _OTHER_PROGRAMS = {"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5"}
 """Formats read by another program or library, which a file of unknown origin must not start."""
 
 
-@contextmanager
-def _truncated_files_allowed() -> Iterator[None]:
-    """Let Pillow decode files that end early. Pillow knows only one switch for the whole process, hence the lock."""
-    with _truncation_switch:
-        before = ImageFile.LOAD_TRUNCATED_IMAGES
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
+class _Truncation:
+    """Whether Pillow decodes files that end early: it knows one switch for the whole process.
+
+    So that no thread decodes by another one's setting, who refuses them may do so beside others who do; who allows them is
+    alone.
+    """
+
+    def __init__(self) -> None:
+        self._state = threading.Condition()
+        self._refusing = 0
+
+    @contextmanager
+    def refused(self) -> Iterator[None]:
+        with self._state:
+            self._refusing += 1
         try:
             yield
         finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+            with self._state:
+                self._refusing -= 1
+                self._state.notify_all()
+
+    @contextmanager
+    def allowed(self) -> Iterator[None]:
+        with self._state:
+            self._state.wait_for(lambda: self._refusing == 0)
+            before = ImageFile.LOAD_TRUNCATED_IMAGES
+            ImageFile.LOAD_TRUNCATED_IMAGES = True
+            try:
+                yield
+            finally:
+                ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+_truncation = _Truncation()

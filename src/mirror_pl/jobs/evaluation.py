@@ -3,255 +3,212 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mirror_pl.benchmarks import published_for
 from mirror_pl.config.build import (
-    backbone_folder,
     build,
     build_detector,
     build_manifest,
+    build_policy,
     build_trainer,
     is_miniature,
-    start_loggers,
 )
-from mirror_pl.config.settings import EvalSettings, read_settings
-from mirror_pl.detectors.checkpoint import backbone_source
-from mirror_pl.detectors.known_backbones import backbone_name
-from mirror_pl.errors import IncompleteRunError, name_list
-from mirror_pl.experiment import evaluate
-from mirror_pl.files import path_sha256
+from mirror_pl.config.settings import FREE_SETTINGS, EvalSettings, read_settings
+from mirror_pl.errors import IncompleteRunError
+from mirror_pl.experiment import PartsOfRun, evaluate
+from mirror_pl.jobs.clock import Clock
+from mirror_pl.jobs.dashboards import dashboards, mirror
+from mirror_pl.jobs.dependencies import (
+    WeightsFile,
+    dependencies,
+    is_finished,
+    is_stopped_run,
+    run_key,
+    weights_of,
+    with_absolute_paths,
+)
+from mirror_pl.jobs.evaluation_record import raise_if_incomplete, write_record
+from mirror_pl.jobs.repetition import Original
 from mirror_pl.provenance import device_name, git_revision, machine, versions
-from mirror_pl.reports import RunFolder, deltas, print_plain, print_report
-from mirror_pl.scores import Status, make_table, score_benchmark
+from mirror_pl.reports import RunFolder, print_plain, print_report
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from lightning.pytorch.loggers import Logger
-    from numpy.typing import NDArray
+    import lightning as L
 
     from mirror_pl.benchmarks import BenchmarkIndex
+    from mirror_pl.detectors import CropPolicy, DetectorConfig
     from mirror_pl.experiment import BenchmarkDataModule, Predictions
-    from mirror_pl.scores import BenchmarkScores, Compat
+
+
+@dataclass
+class _Job:
+    """An evaluation on its way; `folder` is that of the first process alone."""
+
+    cfg: DictConfig
+    settings: EvalSettings
+    data: BenchmarkDataModule
+    trainer: L.Trainer
+    folder: RunFolder | None
+    original: Original | None
+    policy: CropPolicy
+    clock: Clock
+    console: Console
+    weights: dict[str, WeightsFile] = field(default_factory=dict)
 
 
 def run(cfg: DictConfig) -> None:
     """Evaluate as `cfg` says and write the run folder.
 
     Raises:
-        MirrorError: Before anything is written, if settings, data or checkpoint are not usable; after everything was
-            written, an `IncompleteRunError`, if too many images were bad or a required subset is absent.
+        MirrorError: Before anything is written, if settings, data or checkpoint are not usable; while scoring, if scores
+            cannot be kept or a process dies; after everything was written, an `IncompleteRunError`, if too many images were
+            bad, a required subset is absent, or a repetition does not agree.
     """
+    job = _begin(cfg)
+    settings, data, folder = job.settings, job.data, job.folder
+    try:
+        try:
+            if folder:
+                job.weights = weights_of(settings)
+                job.clock.lap("hash")
+                if job.original:
+                    job.original.check(job.weights, data.index)
+            if is_finished(settings, folder):
+                if folder:
+                    _say_finished(folder, job.weights, data.index, job.console)
+                return
+            detector, reused = build_detector(settings)
+            job.clock.lap("load")
+            parts = _parts(job, detector.config)
+        except BaseException:
+            if folder:
+                folder.release()
+            raise
+        if folder:
+            _announce(job, folder, reused)
+        with dashboards(job.trainer, job.cfg, job.console):
+            predictions = evaluate(detector, data, job.trainer, tf32=settings.tf32, policy=job.policy, parts=parts)
+            job.clock.lap("score")
+            if folder:
+                _complete(job, detector.config, predictions, folder)
+    finally:
+        if folder:
+            folder.unlock()
+
+
+def _begin(cfg: DictConfig) -> _Job:
+    """Check the settings, find the data, and claim the run folder."""
     settings = read_settings(cfg, EvalSettings)
-    clock = _Clock()
-    console = Console()
-    manifest = build_manifest(cfg)
+    original = None
+    if settings.repeat is not None:
+        original = Original.read(Path(settings.repeat))
+        cfg = original.settings(cfg)
+        settings = read_settings(cfg, EvalSettings)
+    clock, policy = Clock(), build_policy(settings)
+    # Kept listings do not notice every change, and a run that goes on must.
+    fresh: dict[str, Any] = {"index_cache": None} if is_stopped_run(settings) else {}
     data: BenchmarkDataModule = build(
         cfg.data,
-        manifest=manifest,
+        manifest=build_manifest(cfg),
         data_root=settings.data_root,
         reals=settings.reals,
         pair=settings.compat is None,
+        **fresh,
     )
-    index = data.index
+    _ = data.index  # what is not there is said before a folder is made
     trainer = build_trainer(cfg)
+    data.trainer = trainer
     folder = None
     if trainer.is_global_zero:  # with several processes, one of them prints and writes
-        folder = RunFolder(Path(settings.output_dir), OmegaConf.to_yaml(cfg, resolve=True))
-    try:
-        detector, reused = build_detector(settings)
-        start_loggers(trainer)
-    except BaseException:
-        if folder:
-            folder.release()
-        raise
-    clock.lap("load")
-    if folder:
-        found = f"{len(index):,} images of {len(index.subsets)} of {len(index.all_subsets)} subsets"
-        print_plain(f"{manifest.title}: {found} in {index.data_root}", console)
-        if reused:
-            print_plain("The detector is that of the job before, not loaded again: same settings, same files.", console)
-        if is_miniature(settings.checkpoint):
-            print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
-    # Before scoring: what is hashed is what was loaded.
-    hashed = _hashed(settings) if folder else {}
-    clock.lap("hash")
-    predictions = evaluate(detector, data, trainer, tf32=settings.tf32)
-    clock.lap("score")
-    if folder is None:
-        return
-
-    ids, subset_ids = index.rows()
-    table = _table(index, predictions, ids, subset_ids, index.subsets)
-    scores = score_benchmark(table, settings.quirks)
-    counts = {str(status): int((predictions.statuses == status).sum()) for status in Status}
-    folder.write_predictions(table)
-    folder.write_bad_images(
-        (flaw.id, index.paths[flaw.id], manifest.groups[index.group_ids[flaw.id]], str(flaw.status), flaw.reason)
-        for flaw in predictions.flaws
-    )
-    name = manifest.published_key if settings.compat == "published" else manifest.name
-    report = folder.write_report(f"{name}_{clock.started:%Y%m%d_%H%M%S}", scores, manifest.pooled_row)
-    detector_name = f"mirror/{backbone_name(detector.config.backbone)}"
-    compared = deltas(published_for(manifest.name, detector_name), scores.mean["bal_acc"])
-    folder.write_deltas(compared)
-    per_class = _per_class(index, predictions, settings.quirks) if settings.per_class else None
-    if per_class is not None:
-        folder.write_report(f"{report.stem}_per_class", per_class, None)
-    folder.write_metrics(
-        index,
-        scores,
-        published=[asdict(delta) for delta in compared],
-        per_class=None if per_class is None else [asdict(row) for row in per_class.rows],
-        images=counts,
-        compat=settings.compat,
-        miniature=is_miniature(settings.checkpoint),
-    )
-    folder.complete(
-        {
-            "command": sys.argv,
-            **clock.facts(),
-            "images": {"indexed": len(index), **counts},
-            "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
-            **hashed,
-            "miniature": is_miniature(settings.checkpoint),
-            "detector": detector.config.to_dict(),
-            "device": device_name(trainer.strategy.root_device),
-            "processes": trainer.world_size,
-            "precision": trainer.precision,
-            "split_to": predictions.most_together,
-            "report": report.name,
-            "versions": versions(),
-            "revision": git_revision(),
-            "machine": machine(),
-        }
-    )
-    print_report(index, scores, compared, console)
-    print_plain(f"Report: {report}", console)
-    _mirror(trainer.loggers, cfg, scores, console)
-    _raise_if_incomplete(settings, index, counts, folder.path)
+        yaml = OmegaConf.to_yaml(cfg, resolve=True)
+        folder = RunFolder(Path(settings.output_dir), yaml, resume=settings.resume, free=FREE_SETTINGS, again=True)
+    return _Job(cfg, settings, data, trainer, folder, original, policy, clock, Console())
 
 
-def _table(
-    index: BenchmarkIndex,
-    predictions: Predictions,
-    ids: NDArray[np.int64],
-    subset_ids: NDArray[np.int32],
-    subsets: Sequence[str],
-) -> pa.Table:
-    """Return the prediction table of the images `ids`, each in the subset that `subset_ids` says."""
-    return make_table(
-        ids=ids,
-        paths=[index.paths[image] for image in ids],
-        benchmark=index.manifest.name,
-        subsets=subsets,
-        subset_ids=subset_ids,
-        labels=index.labels[ids],
-        statuses=predictions.statuses[ids],
-        logits=predictions.logits[ids],
-        p_fake=predictions.p_fake[ids],
-    )
+def _parts(job: _Job, detector: DetectorConfig) -> PartsOfRun | None:
+    """Return where scores are kept, once it is sure that those of an earlier try are scores of the same things."""
+    if job.folder is None:
+        return None  # the first process tells the others
+    device = job.trainer.strategy.root_device.type
+    facts = dependencies(job.weights, job.data.index, detector, job.data.images_a_batch, device)
+    job.clock.started = job.folder.hold_to(facts, job.clock.started)
+    return PartsOfRun(job.folder.parts, run_key(facts, job.clock.started), job.settings.save_every_s)
 
 
-def _per_class(index: BenchmarkIndex, predictions: Predictions, compat: Compat) -> BenchmarkScores | None:
-    """Score each class of the subsets that are nested by class, as in progan/horse; None where none is."""
-    ids, subset_ids = index.rows()
-    nested = np.array(index.class_names, dtype=object)[index.class_ids[ids]] != ""
-    if not nested.any():
-        return None
-    ids, subset_ids = ids[nested], subset_ids[nested]
-    names = [f"{index.subsets[s]}/{index.class_names[index.class_ids[i]]}" for i, s in zip(ids, subset_ids, strict=True)]
-    rows = list(dict.fromkeys(names))
-    positions = {name: position for position, name in enumerate(rows)}
-    row_ids = np.array([positions[name] for name in names], np.int32)
-    return score_benchmark(_table(index, predictions, ids, row_ids, rows), compat)
+def _announce(job: _Job, folder: RunFolder, reused: bool) -> None:
+    index, console = job.data.index, job.console
+    found = f"{len(index):,} images of {len(index.subsets)} of {len(index.all_subsets)} subsets"
+    print_plain(f"{index.manifest.title}: {found} in {index.data_root}", console)
+    if reused:
+        print_plain("The detector is that of the job before, not loaded again: same settings, same files.", console)
+    if is_miniature(job.settings.checkpoint):
+        print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
+    print_plain(f"Run folder: {folder.path}", console)
 
 
-def _mirror(loggers: list[Logger], cfg: DictConfig, scores: BenchmarkScores, console: Console) -> None:
-    """Show settings and figures on the dashboards that ``logger=`` chose, and finish them; the run folder is the record."""
-    figures = {
-        f"report/{name}/{row.subset}": value
-        for row in scores.rows
-        for name, value in row.metrics.items()
-        if value is not None
+def _complete(job: _Job, detector: DetectorConfig, predictions: Predictions, folder: RunFolder) -> None:
+    """Write what is known now, and say it."""
+    settings, index, trainer, console = job.settings, job.data.index, job.trainer, job.console
+    if predictions.resumed:
+        print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
+    record = write_record(folder, settings, index, detector, predictions, job.clock.started)
+    agreement = job.original.compare(record.table) if job.original else None
+    device = device_name(trainer.strategy.root_device)
+    facts = {
+        "command": sys.argv,
+        **job.clock.facts(),
+        "images": {"indexed": len(index), **record.counts},
+        "resumed_after": predictions.resumed or None,
+        "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
+        **{key: asdict(file) for key, file in job.weights.items()},
+        "miniature": is_miniature(settings.checkpoint),
+        "detector": detector.to_dict(),
+        "device": device,
+        "processes": trainer.world_size,
+        "precision": trainer.precision,
+        "split_to": predictions.most_together,
+        "report": record.report.name,
+        "repeats": None if agreement is None else agreement.to_dict(),
+        "config": with_absolute_paths(job.cfg),
+        "versions": versions(),
+        "revision": git_revision(),
+        "machine": machine(),
     }
-    figures |= {f"report/{name}": value for name, value in scores.mean.items() if value is not None}
-    settings: Any = OmegaConf.to_container(cfg, resolve=True)
-    for logger in loggers:
-        try:
-            logger.log_hyperparams(settings)
-            logger.log_metrics(figures)
-            logger.finalize("success")
-            finish = getattr(getattr(logger, "experiment", None), "finish", None)
-            if finish is not None:  # W&B would let a sweep's next job write into this one's run
-                finish()
-        except Exception as error:  # a dashboard that fails is no reason to call a finished run failed
-            print_plain(f"warning: {type(logger).__name__} failed: {error}; the run folder is complete", console)
+    folder.complete(facts)
+    print_report(index, record.scores, record.compared, console)
+    print_plain(f"Report: {record.report}", console)
+    mirror(
+        trainer,
+        job.cfg,
+        index=index,
+        table=record.table,
+        scores=record.scores,
+        compared=record.compared,
+        detector=detector,
+        facts=facts,
+    )
+    if job.original and agreement:
+        job.original.say(agreement, versions(), device, console)
+    raise_if_incomplete(settings, index, record.counts, folder.path)
+    if job.original and agreement and not agreement.agrees:
+        raise IncompleteRunError(f"repeat: the numbers are not those of {job.original.path}: {agreement}")
 
 
-def _hashed(settings: EvalSettings) -> dict[str, Mapping[str, str | None]]:
-    """Return path and hash of all weights; of the backbone, where the checkpoint does not hold them."""
-    weights = {"checkpoint": settings.checkpoint, "memory": settings.memory_path}
-    hashed: dict[str, Mapping[str, str | None]] = {
-        key: {"path": _absolute(path), "sha256": _sha256(path)} for key, path in weights.items()
-    }
-    assert settings.checkpoint is not None  # it was loaded
-    backbone = backbone_source(settings.checkpoint, backbone_folder(settings.backbone))
-    return hashed if backbone is None else {**hashed, "backbone": backbone.to_dict()}
+def _say_finished(folder: RunFolder, weights: Mapping[str, WeightsFile], index: BenchmarkIndex, console: Console) -> None:
+    """Say that there is nothing to do, once it is sure that the run is of the same weights and data.
 
-
-def _absolute(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).resolve())
-
-
-def _sha256(path: str | None) -> str | None:
-    return None if path is None else path_sha256(Path(path))
-
-
-class _Clock:
-    """When a run began, and the seconds its parts took."""
-
-    def __init__(self) -> None:
-        self.started = datetime.now().astimezone()
-        self._seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        now = time.perf_counter()
-        self._seconds[part], self._last = now - self._last, now
-
-    def facts(self) -> dict[str, Any]:
-        finished = datetime.now().astimezone()
-        return {"started": self.started.isoformat(), "finished": finished.isoformat(), "seconds": self._seconds}
-
-
-def _raise_if_incomplete(settings: EvalSettings, index: BenchmarkIndex, counts: dict[str, int], folder: Path) -> None:
-    """Say, once everything is written, how the run falls short of what was asked for."""
-    shortfalls = []
-    undecodable, non_finite = counts[str(Status.UNDECODABLE)], counts[str(Status.NON_FINITE)]
-    if undecodable == len(index):
-        shortfalls.append(f"none of the {len(index)} images could be decoded")
-    elif undecodable > settings.max_bad_fraction * len(index):
-        shortfalls.append(
-            f"{undecodable} of {len(index)} images are undecodable, more than max_bad_fraction={settings.max_bad_fraction}"
-        )
-    if non_finite:
-        shortfalls.append(
-            f"{non_finite} of {len(index)} images got no finite score: the weights are damaged, or the precision overflows "
-            "(trainer.precision=bf16-mixed or 32-true does not)"
-        )
-    if index.unreadable:
-        shortfalls.append(f"folders that cannot be listed: {name_list(index.unreadable)}")
-    if settings.require_all and index.missing:
-        shortfalls.append(f"subsets not on disk: {name_list(index.missing)}; require_all=true asks for all")
-    if shortfalls:
-        raise IncompleteRunError(f"{'; '.join(shortfalls)}. What could be evaluated is in {folder}")
+    Raises:
+        ConfigError: If it is not.
+    """
+    run = folder.read_facts()
+    folder.check_unchanged(
+        {**{key: (run.get(key) or {}).get("sha256") for key in weights}, "data": run["data"]["fingerprint"]},
+        {**{key: file.sha256 for key, file in weights.items()}, "data": index.fingerprint()},
+    )
+    print_plain(f"Complete already: {folder.path}; nothing is evaluated", console)

@@ -13,11 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.config.command import compose
-from mirror_pl.config.locate import miniature_dir
 from mirror_pl.config.settings import MiniatureSettings, read_settings
 from mirror_pl.detectors.config import HeadConfig
 from mirror_pl.errors import ConfigError, DataError, name_list
 from mirror_pl.jobs import evaluation, training
+from mirror_pl.locate import miniature_dir
 from mirror_pl.miniature import WorldSpec, build_world
 from mirror_pl.provenance import git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain

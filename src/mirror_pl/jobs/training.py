@@ -13,11 +13,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mirror_pl.config.build import build, build_trainer, start_loggers
+from mirror_pl.config.build import build, build_trainer
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
 from mirror_pl.experiment.training_state import TrainingState, read_state, restore
 from mirror_pl.files import printable
+from mirror_pl.jobs.dashboards import dashboards, show_facts
 from mirror_pl.jobs.detector_phase import DetectorPhase
 from mirror_pl.jobs.memory_phase import MemoryPhase
 from mirror_pl.jobs.phase import Phase
@@ -73,7 +74,6 @@ def run(cfg: DictConfig) -> None:
             **phase.belongs_to(),
         }
         state = read_state(path / STATE_FILE, belongs_to) if settings.resume else None
-        start_loggers(trainer)
         if folder:
             _announce(phase, images, state, steps_an_epoch * phase.epochs, console)
         phase.prepare(data, trainer)
@@ -85,53 +85,55 @@ def run(cfg: DictConfig) -> None:
         raise
     made_by = {"versions": versions(), "revision": git_revision()}
     facts = {"data": fingerprint, "config": OmegaConf.to_container(cfg, resolve=True), **made_by}
-    module = phase.module(steps_an_epoch)
-    steps = steps_an_epoch * phase.epochs
-    clock = time.perf_counter()
-    done = _train(phase, module, data, trainer, state, steps, (path, settings.save_every_steps, belongs_to, facts))
-    flaws = _of_all_processes(module.flaws, trainer)
-    if folder is None:
-        return
+    with dashboards(trainer, cfg, console):
+        show_facts(trainer, {"data": fingerprint, "detector": phase.config.to_dict(), **made_by})
+        module = phase.module(steps_an_epoch)
+        steps = steps_an_epoch * phase.epochs
+        clock = time.perf_counter()
+        done = _train(phase, module, data, trainer, state, steps, (path, settings.save_every_steps, belongs_to, facts))
+        flaws = _of_all_processes(module.flaws, trainer)
+        if folder is None:
+            return
 
-    saved = phase.save(path, facts)
-    folder.write_bad_images((flaw.id, images.paths[flaw.id], "train", str(flaw.status), flaw.reason) for flaw in flaws)
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items()} | module.epoch_figures
-    figures = {name: value if math.isfinite(value) else None for name, value in logged.items() if name != "step"}
-    folder.complete(
-        {
-            "command": sys.argv,
-            "started": started.isoformat(),
-            "finished": datetime.now().astimezone().isoformat(),
-            "seconds": {"train": time.perf_counter() - clock},
-            "steps": module.step,
-            "stopped_early": module.step < steps,
-            "resumed_after": done or None,
-            "images": {"used": len(images), "unreadable": len(flaws)},
-            "data": {
-                "fingerprint": fingerprint,
-                "passed_over": images.passed_over.counts,
-                "unreadable_folders": {printable(name): reason for name, reason in images.unreadable.items()},
-            },
-            "backbone": None if phase.source is None else phase.source.to_dict(),
-            **saved,
-            "detector": phase.config.to_dict(),
-            "figures": figures,
-            "device": device_name(trainer.strategy.root_device),
-            "processes": trainer.world_size,
-            "precision": trainer.precision,
-            **made_by,
-            "machine": machine(),
-        }
-    )
-    for name, value in figures.items():
-        if name.split("/")[1] in phase.shown and value is not None:
-            print_plain(f"{name:<28}{value:.6g}", console)
-    if module.step < steps:
-        print_plain(f"Stopped early, after {module.step:,} of {steps:,} steps.", console)
-    for name in phase.outputs:
-        if (path / name).exists():
-            print_plain(f"Written: {path / name}", console)
-    _raise_if_incomplete(flaws, images)
+        saved = phase.save(path, facts)
+        folder.write_bad_images((flaw.id, images.paths[flaw.id], "train", str(flaw.status), flaw.reason) for flaw in flaws)
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()} | module.epoch_figures
+        figures = {name: value if math.isfinite(value) else None for name, value in logged.items() if name != "step"}
+        folder.complete(
+            {
+                "command": sys.argv,
+                "started": started.isoformat(),
+                "finished": datetime.now().astimezone().isoformat(),
+                "seconds": {"train": time.perf_counter() - clock},
+                "steps": module.step,
+                "stopped_early": module.step < steps,
+                "resumed_after": done or None,
+                "images": {"used": len(images), "unreadable": len(flaws)},
+                "data": {
+                    "fingerprint": fingerprint,
+                    "passed_over": images.passed_over.counts,
+                    "unreadable_folders": {printable(name): reason for name, reason in images.unreadable.items()},
+                },
+                "backbone": None if phase.source is None else phase.source.to_dict(),
+                **saved,
+                "detector": phase.config.to_dict(),
+                "figures": figures,
+                "device": device_name(trainer.strategy.root_device),
+                "processes": trainer.world_size,
+                "precision": trainer.precision,
+                **made_by,
+                "machine": machine(),
+            }
+        )
+        for name, value in figures.items():
+            if name.split("/")[1] in phase.shown and value is not None:
+                print_plain(f"{name:<28}{value:.6g}", console)
+        if module.step < steps:
+            print_plain(f"Stopped early, after {module.step:,} of {steps:,} steps.", console)
+        for name in phase.outputs:
+            if (path / name).exists():
+                print_plain(f"Written: {path / name}", console)
+        _raise_if_incomplete(flaws, images)
 
 
 def _train(

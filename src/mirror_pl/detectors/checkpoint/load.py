@@ -25,6 +25,7 @@ from mirror_pl.detectors.config import BackboneConfig, DetectorConfig
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list
+from mirror_pl.locate import miniature_dir
 
 
 def load_detector(
@@ -44,7 +45,8 @@ def load_detector(
 
     Args:
         checkpoint: A published Phase-2 file (``checkpoint-h-cur.pth``, any envelope and either layout of transformers), a
-            folder written by ``mirror_pl.convert``, or a file of this project's training (``.ckpt``).
+            folder written by ``mirror_pl.convert``, or a file of this project's training (``.ckpt``). "miniature", where
+            there is nothing of that name, is the small detector that is shipped with the package, to try things out.
         backbone: Its architecture. Needed only where the file does not carry its own and its shapes are those of no known
             backbone; where given, it must agree with the file.
         backbone_folder: The Hugging Face folder of the backbone. A file that training wrote without the frozen weights takes
@@ -60,6 +62,8 @@ def load_detector(
             the file was written with; or if any tensor is missing, unexpected or of the wrong shape, with its name and the
             backbone the file looks like.
     """
+    if checkpoint == "miniature" and not Path(checkpoint).exists():
+        checkpoint = miniature_dir() / "detector"
     tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=backbone_folder, memory_path=memory_path)
     if merge:
         tensors, config = merged(tensors, config, device)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gc
 import warnings
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from mirror_pl.detectors.contract import Detector
+from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mirror_pl.detectors.contract import Detector
 
 
 class SplittingScorer:
@@ -26,8 +30,8 @@ class SplittingScorer:
         self.detector = detector
         self.most_together: int | None = None
 
-    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``logit`` and ``p_fake``, ``(B,)`` float32 each, of pixels ``(B, 3, H, W)``.
+    def __call__(self, pixels: Tensor) -> Verdict:
+        """Return the verdict on pixels ``(B, 3, H, W)``.
 
         Raises:
             ConfigError: If a single image does not fit.
@@ -41,8 +45,7 @@ class SplittingScorer:
                     raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             else:
-                logits, p_fakes = zip(*(verdict[:2] for verdict in verdicts), strict=True)
-                return torch.cat(logits), torch.cat(p_fakes)
+                return verdicts[0] if len(verdicts) == 1 else _joined(verdicts)
             # Only here, out of the except clause, are the tensors that the error's frames held free.
             tried = len(parts[0])
             if tried == 1:
@@ -57,6 +60,11 @@ class SplittingScorer:
                 stacklevel=2,
             )
             _release()
+
+
+def _joined(verdicts: list[Verdict]) -> Verdict:
+    evidence = {name: torch.cat([verdict.evidence[name] for verdict in verdicts]) for name in verdicts[0].evidence}
+    return Verdict(torch.cat([v.logit for v in verdicts]), torch.cat([v.p_fake for v in verdicts]), evidence)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mirror_pl.config.build import build_manifest
 from mirror_pl.config.command import compose
-from mirror_pl.detectors.contract import Detector, Verdict
+from mirror_pl.detectors.contract import Detector
+from mirror_pl.detectors.out_of_memory import SplittingScorer
+from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
 from mirror_pl.experiment import BenchmarkDataModule, evaluate
-from mirror_pl.experiment.out_of_memory import SplittingScorer
 from mirror_pl.images import PreprocessSpec
 
 ERRORS = [
@@ -48,7 +49,7 @@ def test_a_batch_is_split_until_it_fits(error: BaseException) -> None:
     scorer = SplittingScorer(detector)
     pixels = torch.rand(11, 3, 4, 4)
     with pytest.warns(UserWarning, match="images at a time do not fit into memory; going on with"):
-        logit, p_fake = scorer(pixels)
+        logit, p_fake, _ = scorer(pixels)
     expected = detector.score(pixels[:0])[0].new_tensor([float(image.mean() - 0.5) for image in pixels])
     torch.testing.assert_close(logit, expected)
     torch.testing.assert_close(p_fake, expected.sigmoid())

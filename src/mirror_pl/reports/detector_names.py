@@ -1,0 +1,149 @@
+"""Which runs are of one detector, and what it is called: as short a label as tells it from the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from mirror_pl.files import printable
+from mirror_pl.reports.gathered_runs import GatheredRun
+
+SETTINGS = ("tf32", "perturbation", "crops")
+"""Settings that move scores, and are part of what a detector is here."""
+
+_USUAL: tuple[Any, ...] = (None, False, {}, [], "", "none", "center")
+"""Values of these settings that leave scores as published."""
+
+PUBLISHED_PROTOCOL = "published protocol"
+"""Added to the label of what was run with ``compat=published``."""
+
+
+@dataclass(frozen=True)
+class DetectorKey:
+    """What makes two runs those of one detector; weights count by content, not by path."""
+
+    checkpoint: str
+    memory: str | None
+    precision: str
+    variant: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DetectorName:
+    """A detector in a report.
+
+    Attributes:
+        key: What it is.
+        label: What it is called in the report; no other one there is called the same.
+        published_as: Its name among the published numbers; None where it is none of theirs, or was run in another way.
+        checkpoint: Path of its weights.
+        miniature: Whether it is the miniature, which is no detector for the real world.
+    """
+
+    key: DetectorKey
+    label: str
+    published_as: str | None
+    checkpoint: str
+    miniature: bool
+
+
+def key_of(run: GatheredRun) -> DetectorKey:
+    """Return what detector a complete run is of."""
+    assert run.facts is not None
+    memory = run.facts.get("memory") or {}
+    return DetectorKey(run.facts["checkpoint"]["sha256"], memory.get("sha256"), run.facts["precision"], _variant(run))
+
+
+def name_detectors(runs: Iterable[GatheredRun], base_of: Callable[[Mapping[str, Any]], str]) -> list[DetectorName]:
+    """Name the detectors of some complete runs, in the order in which they come first.
+
+    Args:
+        runs: The runs.
+        base_of: Gives the name that detectors of one architecture share, from the config in ``run.json``.
+    """
+    latest: dict[DetectorKey, GatheredRun] = {}
+    for run in runs:
+        key = key_of(run)
+        if key not in latest or run.finished >= latest[key].finished:
+            latest[key] = run  # keeps the place of the first
+    bases = {key: printable(base_of(run.facts["detector"])) for key, run in latest.items() if run.facts}
+    named = []
+    for key, run in latest.items():
+        others = {other: latest[other] for other in latest if bases[other] == bases[key]}
+        added = [*_weights(key, others), *_precision(key, others), *key.variant]
+        label = f"{bases[key]} ({', '.join(added)})" if added else bases[key]
+        as_published = set(key.variant) <= {PUBLISHED_PROTOCOL}
+        miniature = bool(run.facts and run.facts.get("miniature"))
+        named.append(DetectorName(key, label, bases[key] if as_published else None, run.checkpoint, miniature))
+    return named
+
+
+def _variant(run: GatheredRun) -> tuple[str, ...]:
+    """Say in which way the detector was run that is not its usual one."""
+    assert run.facts is not None
+    said = []
+    for name in SETTINGS:
+        value = run.settings.get(name)
+        value = value.get("name", value) if isinstance(value, Mapping) else value
+        if value is True:
+            said.append(name)
+        elif value not in _USUAL:
+            said.append(f"{name} {value}")
+            if name == "crops":
+                said.append(f"{run.settings.get('aggregate')} of {run.settings.get('aggregate_of')}s")
+    if run.facts.get("variant"):
+        said.append(str(run.facts["variant"]))
+    if run.metrics.get("compat"):
+        said.append(PUBLISHED_PROTOCOL)
+    return tuple(map(printable, said))
+
+
+def _weights(key: DetectorKey, others: Mapping[DetectorKey, GatheredRun]) -> list[str]:
+    """Tell its weights from those of the others: by file name, by the folders above, at last by hash."""
+    added = []
+    paths = {other.checkpoint: run.checkpoint for other, run in others.items()}
+    if len(paths) > 1:
+        added.append(_shortest(paths, key.checkpoint))
+    memories = {other.memory for other in others if other.checkpoint == key.checkpoint}
+    if len(memories) > 1:
+        added.append(f"memory {key.memory[:8]}" if key.memory else "its own memory")
+    return added
+
+
+def _shortest(paths: Mapping[str, str], chosen: str) -> str:
+    """Return the end of a path that no other one has, of up to three names; else the beginning of the hash."""
+    for count in (1, 2, 3):
+        ends = {digest: _end(path, count) for digest, path in paths.items()}
+        if list(ends.values()).count(ends[chosen]) == 1:
+            return ends[chosen]
+    return chosen[:8]
+
+
+def _end(path: str, count: int) -> str:
+    parts = PurePath(path).parts
+    name = PurePath(path).name
+    for suffix in (".pth", ".ckpt"):  # a folder's name may have dots of its own
+        name = name.removesuffix(suffix)
+    return "/".join((*parts[-count:-1], name))
+
+
+def _precision(key: DetectorKey, others: Iterable[DetectorKey]) -> list[str]:
+    several = len({other.precision for other in others if other.checkpoint == key.checkpoint}) > 1
+    return [key.precision] if several else []
+
+
+def latest_runs(
+    runs: Sequence[GatheredRun],
+) -> tuple[dict[tuple[DetectorKey, str], GatheredRun], list[tuple[GatheredRun, GatheredRun]]]:
+    """Choose, of several complete runs of one detector on one benchmark, the one that was finished last.
+
+    Returns:
+        The chosen runs by detector and benchmark, and each one passed over with the one that counts instead.
+    """
+    chosen: dict[tuple[DetectorKey, str], GatheredRun] = {}
+    for run in sorted(runs, key=lambda run: run.finished):
+        chosen[key_of(run), run.benchmark] = run
+    passed_over = [(run, counts) for run in runs if (counts := chosen[key_of(run), run.benchmark]) is not run]
+    return chosen, passed_over

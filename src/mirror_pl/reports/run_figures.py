@@ -1,0 +1,101 @@
+"""What is drawn of one run: ROC curves, distributions of p_fake, reliability, and the worst errors. Computed, not drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mirror_pl.labels import FAKE, REAL
+from mirror_pl.scores.calibration import Reliability, reliability
+from mirror_pl.scores.columns import Columns, columns, distinct_rows, rows_by_subset
+from mirror_pl.scores.curves import Curve, roc_curve, thin
+
+POINTS: Final = 100
+"""Most points of a curve: a small chart does not show more, and a page of a hundred charts must stay small."""
+
+BINS: Final = 40
+"""Bins of p_fake in a histogram."""
+
+
+@dataclass(frozen=True)
+class SubsetFigures:
+    """What is drawn of a subset.
+
+    Attributes:
+        subset: Its name.
+        roc: Thinned; None where a class has no scored image.
+        reals: ``(BINS,)`` int64, scored reals by p_fake.
+        fakes: ``(BINS,)`` int64, scored fakes by p_fake.
+    """
+
+    subset: str
+    roc: Curve | None
+    reals: NDArray[np.int64]
+    fakes: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class WorstImage:
+    """An image that the detector was most sure of and wrong about; `path` is relative to the run's data root."""
+
+    path: str
+    subset: str
+    label: int
+    logit: float
+    p_fake: float
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """What is drawn of a run.
+
+    Attributes:
+        subsets: One a subset, in the table's order.
+        reliability: Over all distinct images.
+        errors: How many distinct images are decided wrongly.
+        worst: The first of them by how sure the detector was.
+    """
+
+    subsets: tuple[SubsetFigures, ...]
+    reliability: Reliability
+    errors: int
+    worst: tuple[WorstImage, ...]
+
+
+def run_figures(table: pa.Table, worst: int) -> RunFigures:
+    """Compute what is drawn of one run's prediction table, with up to `worst` errors."""
+    data = columns(table)
+    subsets = []
+    for name, here in zip(data.names, rows_by_subset(data), strict=True):
+        kept = here[data.scored[here]]
+        label, p_fake = data.label[kept], data.p_fake[kept]
+        both = (label == REAL).any() and (label == FAKE).any()
+        roc = thin(roc_curve(label, p_fake), POINTS) if both else None
+        subsets.append(SubsetFigures(name, roc, _histogram(p_fake[label == REAL]), _histogram(p_fake[label == FAKE])))
+    distinct = distinct_rows(data)
+    distinct = distinct[data.scored[distinct]]
+    wrong = distinct[(data.logit[distinct] > 0) != (data.label[distinct] == FAKE)]
+    return RunFigures(
+        tuple(subsets),
+        reliability(data.label[distinct], data.p_fake[distinct]),
+        len(wrong),
+        _worst(table, data, wrong, worst),
+    )
+
+
+def _histogram(p_fake: NDArray[np.floating]) -> NDArray[np.int64]:
+    return np.histogram(p_fake, bins=BINS, range=(0, 1))[0]
+
+
+def _worst(table: pa.Table, data: Columns, wrong: NDArray[np.int64], count: int) -> tuple[WorstImage, ...]:
+    """Take the errors with the largest logit either way: p_fake is 0 or 1 for all that are far enough out."""
+    rows = wrong[np.argsort(-np.abs(data.logit[wrong]), kind="stable")[:count]]
+    paths = table["path"].take(pa.array(rows)).to_pylist()
+    return tuple(
+        WorstImage(path, data.names[data.subset[row]], int(data.label[row]), float(data.logit[row]), float(data.p_fake[row]))
+        for path, row in zip(paths, rows, strict=True)
+    )

@@ -1,0 +1,92 @@
+"""Which runs are of one detector, and what it is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run_folders import Run, images
+
+from mirror_pl.reports.detector_names import latest_runs, name_detectors
+from mirror_pl.reports.gathered_runs import GatheredRun, find_runs
+
+IMAGES = images({"a": (2, 2)})
+
+
+def base_of(detector: Mapping[str, Any]) -> str:
+    return "mirror/tiny"
+
+
+def gathered(folder: Path, *runs: Run) -> list[GatheredRun]:
+    for number, run in enumerate(runs):
+        run.write(folder / f"{number:02d}")
+    return find_runs([folder])
+
+
+def labels(folder: Path, *runs: Run) -> list[str]:
+    return [detector.label for detector in name_detectors(gathered(folder, *runs), base_of)]
+
+
+def test_a_detector_alone_has_the_short_name(tmp_path: Path) -> None:
+    runs = [Run(IMAGES), Run(IMAGES, benchmark="chameleon")]
+    assert labels(tmp_path, *runs) == ["mirror/tiny"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (["/w/first.pth", "/w/second.pth"], ["first", "second"]),
+        (["/w/one/best.ckpt", "/w/two/best.ckpt"], ["one/best", "two/best"]),
+        (["/w/v1.5", "/w/v1.6"], ["v1.5", "v1.6"]),
+    ],
+)
+def test_weights_are_told_apart_by_the_end_of_their_path(tmp_path: Path, paths: list[str], expected: list[str]) -> None:
+    assert labels(tmp_path, *(Run(IMAGES, checkpoint=path) for path in paths)) == [f"mirror/tiny ({e})" for e in expected]
+
+
+def test_one_path_with_other_weights_is_told_by_hash(tmp_path: Path) -> None:
+    runs = [Run(IMAGES, sha256=digit * 64) for digit in "ab"]
+    assert labels(tmp_path, *runs) == ["mirror/tiny (aaaaaaaa)", "mirror/tiny (bbbbbbbb)"]
+
+
+def test_the_same_weights_elsewhere_are_the_same_detector(tmp_path: Path) -> None:
+    runs = [Run(IMAGES, checkpoint=f"/{place}/x.pth", sha256="a" * 64) for place in ("one", "two")]
+    assert labels(tmp_path, *runs) == ["mirror/tiny"]
+
+
+def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> None:
+    runs = [
+        Run(IMAGES),
+        Run(IMAGES, precision="bf16-mixed"),
+        Run(IMAGES, memory="c" * 64),
+        Run(IMAGES, compat="published"),
+        Run(IMAGES, settings={"perturbation": {"name": "jpeg_70"}, "tf32": True}),
+    ]
+    named = name_detectors(gathered(tmp_path, *runs), base_of)
+    assert [detector.label for detector in named] == [
+        "mirror/tiny (its own memory, 32-true)",
+        "mirror/tiny (its own memory, bf16-mixed)",
+        "mirror/tiny (memory cccccccc, 32-true)",
+        "mirror/tiny (its own memory, 32-true, published protocol)",
+        "mirror/tiny (its own memory, 32-true, tf32, perturbation jpeg_70)",
+    ]
+    assert [detector.published_as is None for detector in named] == [False, False, False, False, True]
+
+
+def test_a_variant_is_named_where_there_is_no_other(tmp_path: Path) -> None:
+    assert labels(tmp_path, Run(IMAGES, compat="published")) == ["mirror/tiny (published protocol)"]
+
+
+def test_of_two_runs_the_one_finished_last_counts(tmp_path: Path) -> None:
+    runs = gathered(
+        tmp_path,
+        Run(IMAGES, finished="2026-11-01T12:00:00+02:00"),
+        Run(IMAGES, finished="2026-11-01T10:30:00+00:00"),  # half an hour later
+        Run(IMAGES, finished="2026-11-01T09:00:00+00:00"),
+        Run(IMAGES, benchmark="chameleon"),
+    )
+    chosen, passed_over = latest_runs(runs)
+    assert {benchmark: run.folder.name for (_, benchmark), run in chosen.items()} == {"wildrf": "01", "chameleon": "03"}
+    assert [(run.folder.name, counts.folder.name) for run, counts in passed_over] == [("00", "01"), ("02", "01")]
