@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -161,13 +162,18 @@ def test_paths_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> Non
     assert hplus.output_dir.startswith("outputs/eval/genimage/")
 
 
-@pytest.mark.parametrize("name", ["README.md", "README_zh.md"])
-def test_the_readmes_commands_compose(name: str) -> None:
+PAGES = ["README.md", "README_zh.md", *sorted(f"docs/{path.name}" for path in (CHECKOUT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_the_commands_of_the_pages_compose(name: str) -> None:
     text = (CHECKOUT / name).read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"^\s*(?:\$ )?python -m mirror_pl\.(\w+)(.*)$", text, re.MULTILINE)
-    assert len(commands) >= 5
+    commands = re.findall(r"^\s*(?:\$ )?(?:\w+=\S+ )?python -m mirror_pl\.(\w+)(.*)$", text, re.MULTILINE)
+    assert len(commands) >= 5 or name not in ("README.md", "README_zh.md")
     for command, arguments in commands:
-        words = arguments.split("#")[0].split()
-        if "-m" in words or any(word.startswith("-") for word in words):
+        words = [word for word in shlex.split(arguments, comments=True) if word != "..."]
+        if any(word.startswith("-") for word in words):
             continue
-        compose(command, [word.strip("'\"") for word in words])
+        while words and "=" not in words[0]:  # a path, which a command may begin with
+            words.pop(0)
+        compose(command, words)

@@ -1,0 +1,244 @@
+"""Pictures are decoded in processes of their own, which a picture may hang or crash: it costs itself a score, and no more.
+
+A loader of torch's does not do that: when one of its processes ends, so does the loader, and no file is ever given up.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from typing import Final, TypeAlias
+
+from mirror_pl.detectors.prediction import PreparedPicture
+from mirror_pl.errors import LostProcessError
+from mirror_pl.files import printable
+from mirror_pl.images import PreprocessSpec
+from mirror_pl.prediction.inputs import Item
+from mirror_pl.prediction.pictures import Limits, prepare_item
+
+Prepared: TypeAlias = tuple[Item, PreparedPicture]
+
+_AT_ONCE: Final = 2
+"""Items that a process has at a time, so that it need not wait for the next one."""
+_START_S: Final = 120.0
+"""By then a process has started, on any machine."""
+_LOOK_S: Final = 0.5
+
+
+@contextmanager
+def prepared(
+    items: Iterable[Item], spec: PreprocessSpec, crops: str, limits: Limits, num_workers: int, ahead: int
+) -> Iterator[Iterator[Prepared]]:
+    """Decode items in other processes, ahead of who takes them; give an iterator of them, in their order.
+
+    Args:
+        items: Taken lazily, at most `ahead` before they are given out.
+        spec: The detector's recipe.
+        crops: See `plan_crops`.
+        limits: What a picture may cost.
+        num_workers: Processes; with 0, pictures are decoded by who takes them, and no time limit holds.
+        ahead: Pictures that are decoded or on their way at a time, at least 1; as many again may wait to be taken.
+
+    Raises:
+        LostProcessError: While iterating, if the system ends a process, as it does when memory runs out.
+    """
+    if num_workers == 0:
+        yield ((item, prepare_item(item, spec, crops, limits)) for item in items)
+        return
+    pool = _Pool(items, (spec, crops, limits), num_workers, ahead)
+    try:
+        yield iter(pool)
+    finally:
+        pool.close()
+
+
+class _Process:
+    """A process that decodes what it is given, one item after the other."""
+
+    def __init__(self, work: tuple[PreprocessSpec, str, Limits]) -> None:
+        # A copy of this process, where that is safe, starts in milliseconds, and needs no script that can be run twice.
+        fork = "fork" if os.name == "posix" and os.uname().sysname == "Linux" else None
+        context = multiprocessing.get_context(fork)
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_decode, args=(theirs, os.getpid(), *work), daemon=True)  # type: ignore[attr-defined]
+        with warnings.catch_warnings():  # the copy decodes only: it touches no thread, and no lock, of this process
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process.start()
+        theirs.close()
+        self.given: deque[tuple[int, Item]] = deque()
+        self.ready = False
+        self.since = time.monotonic()
+        """When it was started, or began with the first of `given`."""
+
+    def give(self, number: int, item: Item) -> None:
+        if not self.given:
+            self.since = time.monotonic()
+        self.given.append((number, item))
+        with suppress(OSError):  # that it has ended is noticed when its answer is read
+            self.pipe.send(item)
+
+    def answer(self) -> tuple[int, Item, PreparedPicture] | None:
+        """Read what it has sent; None where that says only that it is ready.
+
+        Raises:
+            EOFError: If it has ended.
+        """
+        try:
+            picture = self.pipe.recv()
+        except OSError as error:
+            raise EOFError from error
+        self.since = time.monotonic()
+        if picture is None:
+            self.ready = True
+            return None
+        return (*self.given.popleft(), picture)
+
+    def is_late(self, timeout_s: float) -> bool:
+        waits = bool(self.given) or not self.ready
+        return waits and time.monotonic() - self.since > (timeout_s if self.ready else _START_S) and not self.pipe.poll()
+
+    def end(self) -> int | None:
+        """End it, and return what it ended with; None where the system does not let go of it."""
+        self.process.kill()
+        self.process.join(1)
+        self.pipe.close()
+        return self.process.exitcode
+
+
+def _decode(pipe: Connection, parent: int, spec: PreprocessSpec, crops: str, limits: Limits) -> None:
+    """Answer each item with its picture, until nobody asks any more. Runs in a process of its own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with suppress(EOFError, OSError):
+        pipe.send(None)
+        while True:
+            while not pipe.poll(2 * _LOOK_S):
+                if os.getppid() != parent:  # it was killed
+                    return
+            pipe.send(prepare_item(pipe.recv(), spec, crops, limits))
+
+
+class _Pool:
+    """Several processes, and a thread that shares the items out among them and puts the answers in order."""
+
+    def __init__(
+        self, items: Iterable[Item], work: tuple[PreprocessSpec, str, Limits], num_workers: int, ahead: int
+    ) -> None:
+        self._items = enumerate(items)
+        self._work = work
+        self._limits = work[2]
+        self._ahead = ahead
+        self._answers: queue.Queue[Prepared | BaseException | None] = queue.Queue(ahead)
+        self._closing = threading.Event()
+        self._again: deque[tuple[int, Item]] = deque()
+        self._found: dict[int, Prepared] = {}
+        self._taken = self._next = 0
+        self._exhausted = False
+        self._processes = [_Process(work) for _ in range(num_workers)]  # before there is a thread
+        self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Prepared]:
+        while (answer := self._answers.get()) is not None:
+            if isinstance(answer, BaseException):
+                raise answer
+            yield answer
+
+    def close(self) -> None:
+        """End the processes."""
+        self._closing.set()
+        self._thread.join(2 * _LOOK_S)  # it may be waiting for a name on standard input
+        for process in self._processes:
+            process.end()
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._share_out()
+                if self._exhausted and self._next == self._taken:
+                    break
+                self._collect()
+            self._put(None)
+        except BaseException as error:  # it belongs to who takes the pictures
+            self._put(error)
+
+    def _share_out(self) -> None:
+        while True:
+            process = min(self._processes, key=lambda process: len(process.given))
+            if len(process.given) >= _AT_ONCE:
+                return
+            if self._again:
+                process.give(*self._again.popleft())
+                continue
+            if self._exhausted or self._taken - self._next >= self._ahead:
+                return
+            following = next(self._items, None)
+            if following is None:
+                self._exhausted = True
+                return
+            self._taken += 1
+            process.give(*following)
+
+    def _collect(self) -> None:
+        """Wait for an answer, or for a process to be late, and give out what has its turn."""
+        for pipe in wait([process.pipe for process in self._processes], _LOOK_S):
+            process = next(process for process in self._processes if process.pipe is pipe)
+            try:
+                answer = process.answer()
+            except EOFError:
+                self._replace(process, given_up=False)
+                continue
+            if answer is not None:
+                number, item, picture = answer
+                self._found[number] = (item, picture)
+        for process in self._processes[:]:
+            if process.is_late(self._limits.timeout_s):
+                self._replace(process, given_up=True)
+        while self._next in self._found:
+            self._put(self._found.pop(self._next))
+            self._next += 1
+
+    def _replace(self, process: _Process, *, given_up: bool) -> None:
+        """Put a new process in the place of one that has ended, or hangs; the picture it was at has that as its reason.
+
+        Raises:
+            LostProcessError: If it was the system that ended it, or it was at none.
+        """
+        if not given_up:
+            process.process.join(1)  # its end of the pipe is closed a moment before it has ended
+        killed = not given_up and process.process.exitcode == -signal.SIGKILL
+        code = process.end() or 0
+        if killed or not process.given or not process.ready:
+            at = f" at {printable(process.given[0][1].path)}" if process.given else ""
+            raise LostProcessError(
+                f"a decoding process {_how(code)}{at}; systems do so when memory runs out: use fewer num_workers, or a "
+                "smaller max_megapixels",
+                code,
+            )
+        number, item = process.given.popleft()
+        if given_up:
+            reason = f"given up after timeout_s={self._limits.timeout_s:g} of decoding"
+        else:
+            reason = f"the process that decoded it {_how(code)}"
+        self._found[number] = (item, PreparedPicture(None, status="undecodable", reason=reason))
+        self._again.extendleft(reversed(process.given))
+        self._processes[self._processes.index(process)] = _Process(self._work)
+
+    def _put(self, answer: Prepared | BaseException | None) -> None:
+        while not self._closing.is_set():
+            with suppress(queue.Full):
+                self._answers.put(answer, timeout=_LOOK_S)
+                return
+
+
+def _how(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"

@@ -1,0 +1,94 @@
+"""Score it: items become predictions, in their order. Knows neither where items come from nor where predictions go."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Final, TypeAlias
+
+import torch
+
+from mirror_pl.detectors import CropPolicy, Detector, Prediction
+from mirror_pl.detectors.prediction import PreparedPicture, predict_all
+from mirror_pl.errors import ConfigError
+from mirror_pl.prediction.decoding import prepared
+from mirror_pl.prediction.inputs import Item
+from mirror_pl.prediction.pictures import Limits
+
+Batch: TypeAlias = Sequence[tuple[Item, PreparedPicture, Prediction]]
+LARGEST_BATCH: Final = {"cpu": 16, "cuda": 256}
+"""Crops a batch, by kind of device, from which on more bring no speed, as in evaluations; the first for other devices."""
+MOST_WORKERS: Final = 8
+
+
+def score(
+    items: Iterable[Item],
+    detector: Detector,
+    *,
+    policy: CropPolicy | None = None,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    precision: str = "32-true",
+    limits: Limits | None = None,
+    on_batch: Callable[[Batch], None] | None = None,
+) -> Iterator[tuple[Item, Prediction]]:
+    """Score items, and yield each with its prediction, in their order.
+
+    Items are taken lazily, some batches ahead. A batch is `pictures_at_once` items that follow each other: with the same
+    items, scores are the same to the bit, whatever the number of processes that decode.
+
+    Args:
+        items: What to score.
+        detector: In eval mode; its device is where it is scored.
+        policy: Which crops are scored, and how they become one score; None is the published protocol.
+        batch_size: Crops at a time, at most. What does not fit into memory is split.
+        num_workers: Processes that decode; with 0, this one does, and a picture that takes for ever does so.
+        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        limits: What a picture may cost; None is the default.
+        on_batch: Called with each batch before it is yielded, for what needs the pixels too, such as maps.
+
+    Raises:
+        ConfigError: If a setting is out of range, or a single crop does not fit into memory.
+        LostProcessError: If the system ends a decoding process.
+    """
+    policy, limits = policy or CropPolicy(), limits or Limits()
+    at_once = pictures_at_once(batch_size, policy)
+    ahead = 2 * (at_once + num_workers)
+    with prepared(items, detector.spec, policy.crops, limits, num_workers, ahead) as pictures:
+        while batch := list(islice(pictures, at_once)):
+            predictions = predict_all(
+                detector, [picture for _, picture in batch], policy=policy, batch_size=batch_size, precision=precision
+            )
+            if on_batch is not None:
+                on_batch([(*pair, prediction) for pair, prediction in zip(batch, predictions, strict=True)])
+            yield from ((item, prediction) for (item, _), prediction in zip(batch, predictions, strict=True))
+
+
+def pictures_at_once(batch_size: int, policy: CropPolicy) -> int:
+    """Return how many pictures are scored together."""
+    return max(1, batch_size // policy.count)
+
+
+def device_of(name: str) -> torch.device:
+    """Return a device by its name; ``auto`` is the first GPU where there is one.
+
+    Raises:
+        ConfigError: If there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the second of a torch without CUDA
+        raise ConfigError(f"device={name}: {str(error).splitlines()[0]}; use auto, cpu or cuda:0") from error
+    return device
+
+
+def workers_of(number: int | None) -> int:
+    """Return how many processes decode; None is one a core that this process may use, `MOST_WORKERS` at most."""
+    if number is not None:
+        return number
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MOST_WORKERS)

@@ -1,0 +1,185 @@
+"""What to score: files, folders, globs, lists and tar shards become one stream of items, in a fixed order. Opens no image."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Final, Protocol
+
+from mirror_pl.benchmarks.folder import suffix_of
+from mirror_pl.benchmarks.shards import SHARD_SUFFIX, list_shard
+from mirror_pl.errors import ConfigError
+from mirror_pl.images import IMAGE_SUFFIXES
+from mirror_pl.prediction.globs import has_magic, matches
+from mirror_pl.prediction.tree import folders_below
+from mirror_pl.sources import ImageSource
+
+SUFFIXES: Final = IMAGE_SUFFIXES | {".avif", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".tif", ".tiff"}
+"""What is taken for a picture in folders and shards. What Pillow cannot read of it has a row that says so."""
+LIST_SUFFIXES: Final = frozenset({".txt", ".lst"})
+STDIN: Final = "-"
+_BLOCK: Final = 2**16
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to score: a row of the output.
+
+    Attributes:
+        source: Where its bytes are.
+        path: What it is called in the output: as it was named, or found below what was named. It may hold surrogates, where
+            a name is not UTF-8; see `mirror_pl.files.printable`.
+        suffix: That the recipe goes by, with the dot.
+        problem: Why there is nothing to read, where that is known already; else empty.
+    """
+
+    source: ImageSource
+    path: str
+    suffix: str
+    problem: str = ""
+
+    @classmethod
+    def of_file(cls, path: str) -> Item:
+        """Return the item of a file, whether or not it is there."""
+        return cls(ImageSource(Path(path)), path, suffix_of(os.path.basename(path)))
+
+    @classmethod
+    def of_problem(cls, path: str, error: OSError) -> Item:
+        """Return the item of what could not be looked into."""
+        return cls(ImageSource(Path(path)), path, "", f"{type(error).__name__}: {error.strerror or error}")
+
+
+class _Bytes(Protocol):
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+def check_inputs(inputs: Sequence[str]) -> None:
+    """See that everything named is there, without listing it.
+
+    Raises:
+        ConfigError: With the first that is not.
+    """
+    if list(inputs).count(STDIN) > 1:
+        raise ConfigError("input: - is given twice, and standard input can be read only once")
+    for name in inputs:
+        if name == STDIN or os.path.lexists(name):
+            continue
+        if not has_magic(name):
+            where = "" if os.path.isabs(name) else f" in {Path.cwd()}"
+            raise ConfigError(f"input: {name or 'an empty name'} does not exist{where}")
+        if next(matches(name), None) is None:
+            raise ConfigError(f"input: nothing matches {name}")
+
+
+def expand(inputs: Iterable[str], *, stdin: _Bytes | None = None, passed_over: Counter[str] | None = None) -> Iterator[Item]:
+    """Yield the pictures that inputs stand for, lazily: inputs in their order, and within each of them
+
+    ================ ====================================================================================================
+    a file           itself, whatever its suffix
+    a folder         the files with one of `SUFFIXES` in the order of their names, then its folders likewise; links are
+                     followed, but not to a folder above; other files, tars included, are passed over
+    ``*.txt, *.lst`` the files that it lists, one a line, relative to the current folder, each of them a picture
+    ``-``            the same from standard input
+    ``*.tar``        the pictures in it, by folder and name; read in place
+    a glob           what it matches, as if each were named: ``*``, ``?``, ``[...]`` and ``**``, see `globs.matches`
+    ================ ====================================================================================================
+
+    A name that exists is that file, whatever characters are in it. Lists whose first block holds a NUL are separated by NULs,
+    as ``find -print0`` writes them; then names may hold line breaks.
+
+    At most one folder, or one shard, is in memory at a time. What is not there, or cannot be listed, is an item with the
+    reason.
+
+    Args:
+        inputs: Names, or ``-``.
+        stdin: To be read for ``-``; None is this process's standard input.
+        passed_over: Counts the files that were passed over, by suffix.
+    """
+    passed_over = Counter() if passed_over is None else passed_over
+    for name in inputs:
+        if name == STDIN:
+            yield from map(Item.of_file, _listed(stdin or FileIO(0, closefd=False)))
+        elif has_magic(name) and not os.path.lexists(name):
+            for path in matches(name):
+                yield from _expand(path, passed_over)
+        else:
+            yield from _expand(name, passed_over)
+
+
+def count_items(inputs: Sequence[str]) -> int | None:
+    """Return how many items `expand` yields, which lists everything once; None where standard input is among them."""
+    return None if STDIN in inputs else sum(1 for _ in expand(inputs))
+
+
+def _expand(name: str, passed_over: Counter[str]) -> Iterator[Item]:
+    suffix = suffix_of(os.path.basename(name))
+    if os.path.isdir(name):
+        yield from _in_folder(name, passed_over)
+    elif suffix in LIST_SUFFIXES:
+        try:
+            opened = FileIO(name)
+        except OSError as error:
+            yield Item.of_problem(name, error)
+            return
+        with opened:
+            yield from map(Item.of_file, _listed(opened))
+    elif suffix == SHARD_SUFFIX:
+        yield from _in_shard(name, passed_over)
+    else:
+        yield Item.of_file(name)
+
+
+def _in_folder(name: str, passed_over: Counter[str]) -> Iterator[Item]:
+    for folder in folders_below(name):
+        if folder.error is not None:
+            yield Item.of_problem(folder.path, folder.error)
+            continue
+        for file in folder.files:
+            suffix = suffix_of(file)
+            if suffix in SUFFIXES:
+                yield Item.of_file(os.path.join(folder.path, file))
+            else:
+                passed_over[suffix] += 1
+
+
+def _in_shard(name: str, passed_over: Counter[str]) -> Iterator[Item]:
+    try:
+        if not stat.S_ISREG(os.stat(name).st_mode):
+            raise OSError("a pipe or device, not a file")
+        folders = list_shard(Path(name), (), SUFFIXES, frozenset())
+    except OSError as error:
+        yield Item.of_problem(name, error)
+        return
+    for folder in folders:
+        for member, offset, size in zip(folder.names, folder.offsets, folder.sizes, strict=True):
+            path = "/".join((name, *folder.parts, member))
+            yield Item(ImageSource(Path(name), offset, size), path, suffix_of(member))
+        for member in folder.others:
+            passed_over[suffix_of(member)] += 1
+
+
+def _listed(opened: _Bytes) -> Iterator[str]:
+    """Yield the names in a list, decoded as file names are; empty ones are passed over."""
+    rest = opened.read(_BLOCK) or b""
+    rest = rest.removeprefix(b"\xef\xbb\xbf")  # editors on Windows begin a text so
+    separator = b"\0" if b"\0" in rest else b"\n"
+    while True:
+        *names, rest = rest.split(separator)
+        for name in names:
+            if name := _without_return(name, separator):
+                yield os.fsdecode(name)
+        block = opened.read(_BLOCK)
+        if not block:
+            break
+        rest += block
+    if rest := _without_return(rest, separator):
+        yield os.fsdecode(rest)
+
+
+def _without_return(name: bytes, separator: bytes) -> bytes:
+    return name.removesuffix(b"\r") if separator == b"\n" else name

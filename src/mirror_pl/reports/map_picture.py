@@ -1,0 +1,301 @@
+"""A map laid over its picture, where the detector's crop lies in it, with a colour bar. Plain arrays and Pillow only.
+
+Crops of one size of the picture are drawn together, and where they overlap their mean is shown. Crops of other sizes of it,
+as of ``crops=multiscale``, belong into pictures of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+Box = tuple[float, float, float, float]
+"""Left, top, right and bottom, in pixels of the picture; what lies outside of it is padding."""
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """What a map shows, in words for its legend."""
+
+    title: str
+    unit: str
+
+
+MAPS: Final = {
+    "residual_norm": MapKind("Residual norm", "feature units"),
+    "entropy": MapKind("Retrieval entropy", "nats"),
+    "max_weight": MapKind("Largest retrieval weight", "share"),
+}
+"""The maps by their name in `TokenMaps`."""
+
+
+@dataclass(frozen=True, eq=False)
+class MapLayer:
+    """A map ``(rows, cols)`` and the place of its crop in the picture."""
+
+    values: NDArray[np.floating]
+    box: Box
+
+
+@dataclass(frozen=True)
+class ColourRange:
+    """The values at the two ends of the colours.
+
+    Attributes:
+        low: Shown in dark violet, as is all below.
+        high: Shown in yellow, as is all above.
+        fixed: Whether it was given, and so may be the same for many pictures, or is this picture's own.
+    """
+
+    low: float
+    high: float
+    fixed: bool = True
+
+    def share_of(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Return where values lie between the ends, from 0 to 1; one half if the ends are the same."""
+        if self.high <= self.low:
+            return np.where(np.isfinite(values), 0.5, np.nan)
+        return np.clip((values - self.low) / (self.high - self.low), 0, 1)
+
+
+def own_range(layers: Sequence[MapLayer]) -> ColourRange:
+    """Return the least and the largest finite value of some maps; 0 and 0 where there is none."""
+    finite = [layer.values[np.isfinite(layer.values)] for layer in layers]
+    values = np.concatenate([np.zeros(0), *finite])
+    return ColourRange(float(values.min()), float(values.max()), False) if len(values) else ColourRange(0.0, 0.0, False)
+
+
+VIRIDIS: Final = (
+    (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140), (34, 168, 132), (68, 191, 112),
+    (122, 209, 81), (189, 223, 38), (253, 231, 37),
+)  # fmt: skip
+"""Eleven colours of matplotlib's viridis (CC0), evenly spaced: equal steps look equal, to colour-blind readers and in grey too."""
+
+NOT_FINITE: Final = (255, 0, 255)
+"""For a value that is not finite; no colour of the scale."""
+
+
+def colours_of(share: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Return the colours ``(..., 3)`` of values from 0 to 1; `NOT_FINITE` for NaN."""
+    stops = np.linspace(0, 1, len(VIRIDIS))
+    known = np.nan_to_num(share)
+    mixed = np.stack([np.interp(known, stops, channel) for channel in np.transpose(VIRIDIS)], axis=-1)
+    return np.where(np.isnan(share)[..., None], NOT_FINITE, np.rint(mixed)).astype(np.uint8)
+
+
+SIDE_PX: Final = 512
+"""Longer side of a drawn picture, at most."""
+OPACITY: Final = 0.6
+"""Of a map over its picture, which is grey beneath it, so that every hue is the map's."""
+LEAST_PATCH_PX: Final = 10
+"""Where patches would be smaller than this in the whole picture, the crop is shown enlarged beside it."""
+
+
+def overlay(
+    picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRange | None = None, side_px: int = SIDE_PX
+) -> Image.Image:
+    """Lay maps over the whole picture, with the outlines of their crops and without a legend.
+
+    Args:
+        picture: RGB, of the size that the boxes refer to. Padding around it is black, as the detector sees it.
+        layers: Maps of one kind; at least one.
+        colours: Range of the colours; None takes that of these maps.
+        side_px: Longer side of the result, at most, but for an enlarged crop beside it. Small pictures are enlarged.
+    """
+    colours = colours or own_range(layers)
+    drawn = [_drawn(picture, layers, colours, view) for view in _views(picture, layers, side_px)]
+    size = (sum(part.width + _GAP for part in drawn) - _GAP, max(part.height for part in drawn))
+    beside = Image.new("RGB", size, _PAPER)
+    left = 0
+    for part in drawn:
+        beside.paste(part, (left, 0))
+        left += part.width + _GAP
+    return beside
+
+
+def draw_map(
+    picture: Image.Image,
+    layers: Sequence[MapLayer],
+    kind: MapKind,
+    colours: ColourRange | None = None,
+    notes: Sequence[str] = (),
+    side_px: int = SIDE_PX,
+) -> Image.Image:
+    """Lay maps over the whole picture, and put a colour bar with its ends and unit below.
+
+    Args:
+        picture: See `overlay`.
+        layers: Likewise.
+        kind: What they show.
+        colours: Likewise; the legend says whether the range was given.
+        notes: Further sentences for the legend, of ASCII or Latin letters.
+        side_px: Likewise.
+    """
+    colours = colours or own_range(layers)
+    drawn = overlay(picture, layers, colours, side_px)
+    notes = [*_remarks(picture, layers, colours, len(_views(picture, layers, side_px)) > 1), *notes]
+    legend = _legend(max(drawn.width, _LEAST_LEGEND_PX), kind, colours, notes)
+    whole = Image.new("RGB", (legend.width, drawn.height + legend.height), _PAPER)
+    whole.paste(drawn, ((legend.width - drawn.width) // 2, 0))
+    whole.paste(legend, (0, drawn.height))
+    return whole
+
+
+@dataclass(frozen=True)
+class _View:
+    """A part of the picture's plane and how it is drawn: `factor` drawn pixels for each of its own."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    factor: float
+
+    @classmethod
+    def around(cls, boxes: Sequence[Box], side_px: int) -> _View:
+        left, top = (math.floor(min(box[at] for box in boxes) + _ROUNDING) for at in (0, 1))
+        right, bottom = (math.ceil(max(box[at] for box in boxes) - _ROUNDING) for at in (2, 3))
+        longer = max(right - left, bottom - top)
+        # Enlarged by whole numbers, so that all pixels of a small picture are of one size.
+        return cls(left, top, right, bottom, side_px / longer if longer > side_px else side_px // longer)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        width, height = self.right - self.left, self.bottom - self.top
+        return max(1, round(width * self.factor)), max(1, round(height * self.factor))
+
+    def places(self, low: float, high: float, count: int, axis: int) -> NDArray[np.int64]:
+        """Return, for each drawn column (axis 0) or row, which of `count` parts of low to high it shows; -1 for none."""
+        start, end = (self.left, self.right) if axis == 0 else (self.top, self.bottom)
+        drawn = self.size[axis]
+        middle = start + (np.arange(drawn) + 0.5) * (end - start) / drawn
+        part = np.floor((middle - low) / (high - low) * count).astype(np.int64)
+        return np.where((part >= 0) & (part < count), part, -1)
+
+    def drawn_box(self, box: Box) -> tuple[int, int, int, int]:
+        """Return the drawn pixels, both ends included, that a box comes to."""
+        left, right = (round((value - self.left) * self.factor) for value in (box[0], box[2]))
+        top, bottom = (round((value - self.top) * self.factor) for value in (box[1], box[3]))
+        width, height = self.size
+        return max(0, left), max(0, top), max(1, min(right, width)) - 1, max(1, min(bottom, height)) - 1
+
+
+def _views(picture: Image.Image, layers: Sequence[MapLayer], side_px: int) -> list[_View]:
+    """Return how the whole picture is drawn; and its part with crops, where patches would be too small and it helps."""
+    boxes = [layer.box for layer in layers]
+    whole, close = _View.around([(0, 0, *picture.size), *boxes], side_px), _View.around(boxes, side_px)
+    patch_px = min((layer.box[2] - layer.box[0]) / layer.values.shape[1] for layer in layers) * whole.factor
+    return [whole, close] if patch_px < LEAST_PATCH_PX and close.factor >= 1.5 * whole.factor else [whole]
+
+
+_ROUNDING = 1e-6
+"""Of boxes: an end that is a whole number but for float rounding is that number."""
+
+
+def _drawn(picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRange, view: _View) -> Image.Image:
+    # Pillow fills what lies outside the picture with zeros.
+    part = picture.convert("RGB").crop((view.left, view.top, view.right, view.bottom))
+    filter_ = Image.Resampling.LANCZOS if view.factor < 1 else Image.Resampling.NEAREST
+    shown = part.resize(view.size, filter_, reducing_gap=2.0)
+    pixels = np.asarray(shown).astype(float)
+    total, count = np.zeros(pixels.shape[:2]), np.zeros(pixels.shape[:2], np.int64)
+    for layer in layers:
+        rows, cols = layer.values.shape
+        across = view.places(layer.box[0], layer.box[2], cols, 0)
+        down = view.places(layer.box[1], layer.box[3], rows, 1)
+        here = np.ix_(np.flatnonzero(down >= 0), np.flatnonzero(across >= 0))
+        total[here] += layer.values[np.ix_(down[down >= 0], across[across >= 0])]
+        count[here] += 1
+    covered = count > 0
+    share = colours.share_of(total[covered] / count[covered])
+    grey = np.asarray(shown.convert("L")).astype(float)[covered][:, None]
+    pixels[covered] = (1 - OPACITY) * grey + OPACITY * colours_of(share)
+    result = Image.fromarray(np.rint(pixels).astype(np.uint8))
+    pen = ImageDraw.Draw(result)
+    for layer in layers:
+        left, top, right, bottom = view.drawn_box(layer.box)
+        pen.rectangle((left, top, right, bottom), outline="white")
+        if len(layers) == 1 and min(right - left, bottom - top) > 4:  # so that it shows on a white picture too
+            pen.rectangle((left + 1, top + 1, right - 1, bottom - 1), outline="black")
+    return result
+
+
+_PAPER, _INK, _SOFT = "#ffffff", "#1c2126", "#5d6770"
+_GAP, _MARGIN, _BAR_PX, _LEAST_LEGEND_PX = 12, 12, 16, 360
+_TITLE_PX, _TEXT_PX = 18, 15
+
+
+def _legend(width: int, kind: MapKind, colours: ColourRange, notes: Sequence[str]) -> Image.Image:
+    title, text = ImageFont.load_default(_TITLE_PX), ImageFont.load_default(_TEXT_PX)
+    inner = width - 2 * _MARGIN
+    titles = list(_wrapped(f"{kind.title} of each patch ({kind.unit})", title, inner))
+    lines = [line for note in notes for line in _wrapped(note, text, inner)]
+    heights = len(titles) * _line_px(_TITLE_PX) + _BAR_PX + 6 + (1 + len(lines)) * _line_px(_TEXT_PX)
+    legend = Image.new("RGB", (width, heights + 2 * _MARGIN), _PAPER)
+    pen = ImageDraw.Draw(legend)
+    y = _MARGIN
+    for line in titles:
+        pen.text((_MARGIN, y), line, _INK, title)
+        y += _line_px(_TITLE_PX)
+    bar = colours_of(np.tile(np.linspace(0, 1, inner), (_BAR_PX, 1)))
+    legend.paste(Image.fromarray(bar), (_MARGIN, y))
+    y += _BAR_PX + 4
+    for place, anchor in ((0.0, "la"), (0.5, "ma"), (1.0, "ra")):
+        value = colours.low + place * (colours.high - colours.low)
+        x = _MARGIN + place * (inner - 1)
+        pen.line((x, y - 4, x, y), _INK)
+        pen.text((x, y), number(value, colours), _INK, text, anchor=anchor)
+    y += _line_px(_TEXT_PX) + 2
+    for line in lines:
+        pen.text((_MARGIN, y), line, _SOFT, text)
+        y += _line_px(_TEXT_PX)
+    return legend
+
+
+def number(value: float, colours: ColourRange) -> str:
+    """Write a value with as many digits as its range needs."""
+    span = abs(colours.high - colours.low) or abs(colours.high) or 1.0
+    digits = max(0, 2 - math.floor(math.log10(span)))
+    return f"{value:.{digits}f}" if digits <= 6 and abs(value) < 1e6 else f"{value:.3g}"
+
+
+def _remarks(
+    picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRange, is_enlarged: bool
+) -> Iterator[str]:
+    """Say what the colours and the outlines mean in this picture."""
+    values = np.concatenate([layer.values.ravel() for layer in layers])
+    if colours.fixed:
+        beyond = int(((values < colours.low) | (values > colours.high)).sum())
+        yield f"The scale was given{f'; {beyond} of {len(values)} patches lie beyond it' if beyond else ''}."
+    else:
+        yield "The scale is this picture's own, from its least to its largest patch."
+    if is_enlarged:
+        yield f"On the right, the {'crop' if len(layers) == 1 else 'part with the crops'}, enlarged."
+    boxes = np.array([layer.box for layer in layers])
+    if len(layers) > 1:
+        yield f"{len(layers)} crops; where they overlap, their mean."
+    if boxes[:, :2].min() < -_ROUNDING or (boxes[:, 2:].max(axis=0) > np.array(picture.size) + _ROUNDING).any():
+        yield "Black around the picture is padding, as the detector sees it."
+    if not np.isfinite(values).all():
+        yield "Magenta: no finite value."
+
+
+def _wrapped(sentence: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> Iterator[str]:
+    line = ""
+    for word in sentence.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            yield line
+            longer = word
+        line = longer
+    yield line
+
+
+def _line_px(size_px: int) -> int:
+    return round(1.35 * size_px)
