@@ -4,11 +4,10 @@
     python bench/anomaly_map.py --folder outputs/anomaly            also pictures of the first ones, to look at
     python bench/anomaly_map.py --pictures 4 --steps 5              to see that it runs
 
-Real crops are those of the test photographs, which neither detector nor decoders were trained on. Each is rebuilt as a whole by
-a decoder, and a square of 3 x 3 tokens, at a random place on the grid of tokens, is taken from that and put into the real one.
-Planted picture and control, which is the same crop as it was, are each written as a JPEG once, as all of the miniature is.
-A map's mean inside the square is divided by its mean outside of it; that of the control at the same place says what of it the
-place itself is to blame for.
+Real crops are those of the test photographs, which neither detector nor decoders were trained on. A decoder rebuilds each as
+a whole; a square of 3 x 3 tokens, at a random place on the grid of tokens, is taken from that and put into the real one. Planted
+picture and control, which is the same crop as it was, are each written as a JPEG once, as all of the miniature is. A map's mean
+inside the square is divided by its mean outside of it; that of the control at the same place says what the place itself does.
 """
 
 from __future__ import annotations
@@ -147,7 +146,7 @@ def main() -> None:
         whole.append(f"| {name} | decided fake | planted {decided[0]:.2f}, whole {decided[1]:.2f} |")
         if options.folder is not None:
             write_pictures(options.folder, name, names, planted, of_planted, inside)
-    print(f"\nWhole pictures rebuilt: mean of the map over that of the real one (reals decided fake: {(real_scores > 0.5).mean():.2f})")
+    print(f"\nWhole pictures rebuilt: mean of the map over that of the real one. Reals decided fake: {(real_scores > 0.5).mean():.2f}")
     print("| decoder | map | rebuilt over real |\n|---|---|---|")
     print("\n".join(whole))
 

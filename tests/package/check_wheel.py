@@ -22,15 +22,17 @@ def call(*command: str | Path, cwd: Path = ROOT) -> None:
 
 
 def check_content(wheel: Path) -> None:
-    """Every module and every config must be in the wheel: packaging loses files without a word."""
+    """Every file of the package and every config must be in the wheel: packaging loses files without a word."""
     with zipfile.ZipFile(wheel) as archive:
-        packed = {name for name in archive.namelist() if name.startswith("mirror_pl/")}
-    modules = {f"mirror_pl/{path.relative_to(ROOT / 'src/mirror_pl')}" for path in ROOT.glob("src/mirror_pl/**/*.py")}
+        packed = {name for name in archive.namelist() if name.startswith(("mirror_pl/", "hydra_plugins/"))}
+    tracked = subprocess.run(["git", "ls-files", "src"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = {name.removeprefix("src/") for name in tracked.splitlines()}
     configs = {f"mirror_pl/{path.relative_to(ROOT)}" for path in ROOT.glob("configs/**/*.yaml")}
-    assert {name for name in packed if name.endswith(".py")} == modules
+    shipped = {name for name in packed if not name.startswith(("mirror_pl/configs/", "mirror_pl/miniature_data/"))}
+    assert shipped == files, shipped ^ files
     assert {name for name in packed if name.endswith(".yaml")} == configs
-    assert {"mirror_pl/py.typed", "mirror_pl/miniature_data/detector/model.safetensors"} < packed
-    print(f"{wheel.name}: {len(modules)} modules, {len(configs)} configs, {wheel.stat().st_size:,} bytes")
+    assert "mirror_pl/miniature_data/detector/model.safetensors" in packed
+    print(f"{wheel.name}: {len(files)} files, {len(configs)} configs, {wheel.stat().st_size:,} bytes")
 
 
 def main() -> None:
@@ -49,6 +51,9 @@ def main() -> None:
         (run,) = (elsewhere / "outputs/eval/miniature").iterdir()
         assert (run / "run.json").is_file()
         assert "nearest," in next(run.glob("miniature_*.csv")).read_text()
+        call(python, "-m", "mirror_pl.eval", "-m", "benchmark=miniature", cwd=elsewhere)  # the sweeper is a plugin
+        call(python, "-m", "mirror_pl.report", "outputs/sweeps/eval", "output_dir=report", cwd=elsewhere)
+        assert "</html>" in (elsewhere / "report/report.html").read_text()
     print("the wheel works")
 
 

@@ -75,7 +75,7 @@ VIRIDIS: Final = (
     (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140), (34, 168, 132), (68, 191, 112),
     (122, 209, 81), (189, 223, 38), (253, 231, 37),
 )  # fmt: skip
-"""Eleven colours of matplotlib's viridis (CC0), evenly spaced: equal steps look equal, to colour-blind readers and in grey too."""
+"""Eleven colours of matplotlib's viridis (CC0), evenly spaced: equal steps look equal, in grey and to the colour-blind too."""
 
 NOT_FINITE: Final = (255, 0, 255)
 """For a value that is not finite; no colour of the scale."""

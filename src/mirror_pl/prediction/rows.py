@@ -1,0 +1,81 @@
+"""A prediction as a row of the output: what stands in it, in which order, and what all rows come to."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from mirror_pl.detectors import Prediction
+from mirror_pl.files import printable
+from mirror_pl.prediction.inputs import Item
+
+Row: TypeAlias = Mapping[str, Any]
+
+COLUMNS: Final = ("image_path", "pred", "logit", "status", "reason", "crops")
+"""Of every row; after them comes the evidence, a number each, under the detector's names for it."""
+_EXAMPLES: Final = 5
+
+
+def row_of(item: Item, prediction: Prediction) -> dict[str, Any]:
+    """Return the row of a picture: ``pred`` is p_fake, ``crops`` the logits of its crops; None where there is no number."""
+    return {
+        "image_path": printable(item.path),
+        "pred": _number(prediction.p_fake),
+        "logit": _number(prediction.logit),
+        "status": prediction.status,
+        "reason": printable(prediction.reason),
+        "crops": [_number(score.logit) for score in prediction.crops],
+        **{name: _number(value) for name, value in prediction.evidence.items()},
+    }
+
+
+def _number(value: float | None) -> float | None:
+    """Return a float32 as the shortest float that stands for it: 0.1 and not 0.10000000149."""
+    return float(str(np.float32(value))) if value is not None and math.isfinite(value) else None
+
+
+@dataclass
+class Tally:
+    """What rows come to.
+
+    Attributes:
+        statuses: Rows by status.
+        evidence: Names of the evidence that is in any of them, in their order.
+        unread: The first few paths without a score, with the reasons.
+        fakes: Rows with a score above one half.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    evidence: dict[str, None] = field(default_factory=dict)
+    unread: list[tuple[str, str]] = field(default_factory=list)
+    fakes: int = 0
+
+    def add(self, row: Row) -> None:
+        """Count a row."""
+        self.statuses[row["status"]] += 1
+        if row["pred"] is None:
+            if len(self.unread) < _EXAMPLES:
+                self.unread.append((row["image_path"], row["reason"]))
+            return
+        self.fakes += row["logit"] > 0
+        self.evidence.update((name, None) for name in row if name not in COLUMNS and name not in self.evidence)
+
+    @property
+    def total(self) -> int:
+        """All rows."""
+        return self.statuses.total()
+
+    @property
+    def scored(self) -> int:
+        """Rows with a score."""
+        return self.statuses["ok"] + self.statuses["truncated"]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns of a table of the rows."""
+        return (*COLUMNS, *self.evidence)

@@ -1,0 +1,107 @@
+"""Pages of pictures with their maps: the gallery of a run, which is one file, and the index of a folder of maps.
+
+They need no network and no JavaScript. Every name in them is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+_PAGE: Final = Path(__file__).with_name("page")
+_STYLES: Final = ("report.css", "pictures.css")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture, or a map on it.
+
+    Attributes:
+        source: Of the picture; see `embedded` and `beside`. Empty where there is none.
+        caption: What it is, or, without a source, why there is none.
+        ends: What the colours begin and end with, for a map whose picture has no legend; empty for others.
+    """
+
+    source: str
+    caption: str
+    ends: tuple[str, str] | tuple[()] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """One image: its tiles side by side, and below them its name and what is known of it."""
+
+    name: str
+    facts: tuple[str, ...]
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Images under a title."""
+
+    title: str
+    lead: str
+    cards: tuple[Card, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sections with a title and facts in common, such as those of a run."""
+
+    title: str
+    facts: tuple[str, ...]
+    sections: tuple[Section, ...]
+
+
+def picture_page(
+    title: str,
+    lead: str,
+    parts: Sequence[Part],
+    notes: Sequence[tuple[str, str]] = (),
+    pages: Sequence[tuple[str, str]] = (),
+) -> str:
+    """Return a page.
+
+    Args:
+        title: Of the page.
+        lead: A sentence below it.
+        parts: What it shows.
+        notes: Words and what they mean, for the end of the page.
+        pages: Words and file names of other pages beside this one, to go on to.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("pictures.jinja").render(
+        policy=f"default-src 'none'; img-src 'self' data:; style-src {' '.join(map(_hash, _STYLES))}; base-uri 'none'; "
+        "form-action 'none'",
+        title=title,
+        lead=lead,
+        parts=parts,
+        notes=notes,
+        pages=[(words, beside(name)) for words, name in pages],
+    )
+
+
+def embedded(content: bytes, kind: str = "jpeg") -> str:
+    """Return the source of a picture that is part of the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def beside(name: str) -> str:
+    """Return the source of a picture in a file beside the page, whatever characters its name has."""
+    return f"./{quote(name)}"
+
+
+def _hash(name: str) -> str:
+    """Return what a policy calls the content of an element that holds a file; anything else of its kind does not apply."""
+    content = (_PAGE / name).read_text(encoding="utf-8").removesuffix("\n")  # as templates include it
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
