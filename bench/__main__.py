@@ -19,12 +19,16 @@ def main() -> None:
     parser.add_argument("--with-loading", action="store_true", help="also loading H+, which writes 10.3 GB and takes long")
     options = parser.parse_args()
     few = ["--repeats", "1"] if options.quick else []
+    once = ("report",)  # what has no repeats
     tasks = {
         "retrieval": [],
         "detector": ["--backbone", "tiny", "--images", "16", "--batch", "8"] if options.quick else [],
         "training": ["--backbone", "tiny", "--batch", "2", "--memory-batch", "2"] if options.quick else [],
+        "baselines": ["--images", "2"] if options.quick else [],
         "decode": ["--files", "1"] if options.quick else [],
+        "predict": [],
         "index": ["--files", "4000"] if options.quick else [],
+        "report": ["--rows", "20000", "--benchmarks", "2"] if options.quick else [],
         "loading": ["--backbone", "tiny"] if options.quick else [],
     }
     if not (options.with_loading or options.quick):
@@ -32,7 +36,7 @@ def main() -> None:
     failed = []
     for name, arguments in tasks.items():  # each in a process of its own: no memory and no threads left over
         print(f"\n## {name}\n", flush=True)
-        done = subprocess.run([sys.executable, HERE / f"{name}.py", *few, *arguments], check=False)
+        done = subprocess.run([sys.executable, HERE / f"{name}.py", *([] if name in once else few), *arguments], check=False)
         if done.returncode:
             failed.append(name)
     if failed:

@@ -16,7 +16,7 @@ from mirror_pl.images import CROPS, PreprocessSpec, cut, plan_crops, preprocess
 from mirror_pl.images.crops import crop_count
 
 SIDES = st.integers(1, 700)
-COUNTS = {"center": 1, "five": 5, "grid3x3": 9, "grid4x4": 16, "grid5x5": 25, "multiscale": 3, "native": 1}
+COUNTS = {"center": 1, "five": 5, "grid3x3": 9, "grid4x4": 16, "grid5x5": 25, "multiscale": 3, "native": 1, "windows": 5}
 
 
 def picture(width: int, height: int, seed: int = 0) -> Image.Image:
@@ -103,6 +103,8 @@ def test_every_crop_is_what_its_plan_says(crops: str) -> None:
             for y in range(32):
                 for x in range(32):
                     row, column = crop.top + y, crop.left + x
+                    if crop.period is not None:
+                        row, column = row % crop.period[1], column % crop.period[0]
                     if 0 <= row < crop.resized[1] and 0 <= column < crop.resized[0]:
                         expected[y, x] = resized[row, column]
             np.testing.assert_array_equal(got, expected)

@@ -151,6 +151,8 @@ def write_checkpoint(path: Path, seed: int) -> Path:
     return path
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_three_detectors_on_four_benchmarks_twice(tmp_path: Path, sweep: Call) -> None:
     root = write_data(tmp_path / "data")
     checkpoints = [write_checkpoint(tmp_path / f"{name}.pth", seed) for seed, name in enumerate("abc")]

@@ -21,7 +21,13 @@ _TURN = threading.RLock()
 
 
 class Detector(nn.Module, ABC):
-    """Base of all detectors; a subclass implements `score` and owns a `spec`."""
+    """Base of all detectors; a subclass implements `score` and owns a `spec`.
+
+    Attributes:
+        protocol: Which crops its published evaluation looks at, and how they become one score.
+    """
+
+    protocol: CropPolicy = CropPolicy()
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
@@ -83,7 +89,7 @@ class Detector(nn.Module, ABC):
 
         Args:
             pictures: A path, bytes, an image or pixels (see `prediction.Picture`), or a list of such.
-            policy: Which crops are scored, and how they become one score; None is the published protocol.
+            policy: Which crops are scored, and how they become one score; None is the published `protocol`.
             batch_size: Crops at a time, at most.
             device: Where to; the detector stays there. None leaves it where it is.
             precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
@@ -102,7 +108,7 @@ class Detector(nn.Module, ABC):
             prediction = detector.predict("picture.jpg")
             print(prediction.p_fake, prediction.status, prediction.reason)
         """
-        policy = policy or CropPolicy()
+        policy = policy or self.protocol
         several: Sequence[Any] = pictures if isinstance(pictures, list | tuple) else [pictures]
         if device is not None and torch.device(device) != next(self.parameters()).device:
             with _TURN:

@@ -20,8 +20,11 @@ _ADAPTED = re.compile(r"backbone\.layers\.\d+\.attention\.[qkv]\.weight")
 """The same, under this project's names."""
 
 
-def add_lora(backbone: nn.Module, config: LoraConfig) -> None:
-    """Put adapters around q, k and v of every layer, in place; B starts at zero, so the output does not change."""
+def add_lora(backbone: nn.Module, config: LoraConfig, targets: str = _TARGETS) -> None:
+    """Put adapters around q, k and v of every layer, or whatever layers' names match `targets`, in place.
+
+    B starts at zero, so the output does not change.
+    """
     from peft import LoraConfig as PeftConfig
     from peft import inject_adapter_in_model
 
@@ -30,16 +33,24 @@ def add_lora(backbone: nn.Module, config: LoraConfig) -> None:
         lora_alpha=config.alpha,
         lora_dropout=0.0,
         bias="none",
-        target_modules=_TARGETS,
+        target_modules=targets,
     )
     inject_adapter_in_model(peft_config, backbone, adapter_name=ADAPTER)
 
 
-def adapter_shapes(shapes: Mapping[str, torch.Size], config: LoraConfig) -> dict[str, torch.Size]:
-    """Return names and shapes of the adapters that go with a detector's tensors, given under this project's names."""
+def adapter_shapes(
+    shapes: Mapping[str, torch.Size], config: LoraConfig, adapted: re.Pattern[str] = _ADAPTED
+) -> dict[str, torch.Size]:
+    """Return names and shapes of the adapters that go with a detector's tensors, given under this project's names.
+
+    Args:
+        shapes: Of the detector's tensors.
+        config: Of the adapters.
+        adapted: Which weights have one.
+    """
     found = {}
     for name, shape in shapes.items():
-        if _ADAPTED.fullmatch(name):
+        if adapted.fullmatch(name):
             layer = name.removesuffix(".weight")
             found[f"{layer}.lora_a"] = torch.Size((config.rank, shape[1]))
             found[f"{layer}.lora_b"] = torch.Size((shape[0], config.rank))

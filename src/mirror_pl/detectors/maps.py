@@ -94,9 +94,9 @@ def _on_patches(values: Tensor, side: int, patch_px: int, registers: int) -> Ten
     """Return values ``(B, N)`` of tokens as ``(B, rows, cols)`` float32 of patches, without the registers before them."""
     edge = side // patch_px
     patches = values[:, registers:]
-    if patches.shape[1] != edge * edge:
+    if edge * patch_px != side or patches.shape[1] != edge * edge:
         raise ConfigError(
-            f"maps: {values.shape[1]} tokens with {registers} registers before them are not the {edge} x {edge} patches of "
-            f"{patch_px} px that a crop of {side} px has"
+            f"maps: the {patches.shape[1]} tokens of a crop are no grid over it: its side is {side} px, that of a patch "
+            f"{patch_px} px, and {registers} register tokens come before them"
         )
     return patches.unflatten(1, (edge, edge)).float().cpu()

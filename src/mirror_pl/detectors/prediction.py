@@ -124,9 +124,9 @@ def prepare(picture: Picture, spec: PreprocessSpec, crops: str = "center", suffi
             image = _rgb(picture)
         else:
             image, own_suffix = _from_pixels(picture), ""
+        plan = plan_crops(image.size, spec, crops)
     except UndecodableImageError as error:
         return PreparedPicture(None, status="undecodable", reason=str(error))
-    plan = plan_crops(image.size, spec, crops)
     status = "truncated" if flaw else "ok"
     pixels = cut(image, own_suffix if suffix is None else suffix, spec, plan)
     return PreparedPicture(pixels, plan, image.size, status, flaw)

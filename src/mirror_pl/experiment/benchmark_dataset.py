@@ -53,12 +53,12 @@ class BenchmarkDataset(Dataset[Sample]):
                 return Sample(sample_id, label, group, Status.OK, kept, "")
         try:
             decoded = decode(source)
+            if self.crops == "center":
+                pixels = preprocess(decoded.image, suffix, self.spec)
+            else:
+                pixels = cut(decoded.image, suffix, self.spec, plan_crops(decoded.image.size, self.spec, self.crops))
         except UndecodableImageError as error:
             return Sample(sample_id, label, group, Status.UNDECODABLE, None, str(error))
-        if self.crops == "center":
-            pixels = preprocess(decoded.image, suffix, self.spec)
-        else:
-            pixels = cut(decoded.image, suffix, self.spec, plan_crops(decoded.image.size, self.spec, self.crops))
         if decoded.flaw:
             return Sample(sample_id, label, group, Status.TRUNCATED, pixels, decoded.flaw)
         if self.cache is not None and key is not None and key == identity(source, suffix):  # unchanged while it was read

@@ -59,8 +59,10 @@ def decode(source: Path | ImageSource | bytes) -> DecodedImage:
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # Pillow's plugins raise almost anything on malformed input
-            with _truncation.allowed():
-                return replace(_to_rgb(content), flaw=_one_line(error))
+            flaw = _one_line(error)
+        # Only here, out of the except clause, is the image that the error's frames held free.
+        with _truncation.allowed():
+            return replace(_to_rgb(content), flaw=flaw)
     except UndecodableImageError:
         raise
     except Exception as error:

@@ -72,10 +72,18 @@ def load_backbone(folder: Path) -> Backbone:
 
 
 def read_backbone_weights(folder: Path) -> dict[str, Tensor]:
-    """Read the weights in a folder in float32, under our names; nothing is checked for fit.
+    """Read the weights in a folder in float32, under our names; see `read_tensors`. Those that are float32 are not copied.
 
-    Those that are float32 on disk stay mapped from it. The mapping is private: they may be changed, the files stay as they
-    are.
+    Raises:
+        CheckpointError: If a file is missing or damaged.
+    """
+    return {our_name(f"backbone.model.{name}"): tensor.float() for name, tensor in read_tensors(folder).items()}
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the weights in a folder as they are there; nothing is checked for fit.
+
+    They stay mapped from the disk. The mapping is private: they may be changed, the files stay as they are.
 
     Raises:
         CheckpointError: If a file is missing or damaged.
@@ -89,7 +97,7 @@ def read_backbone_weights(folder: Path) -> dict[str, Tensor]:
             tensors.update(load_file(folder / file))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
-    return {our_name(f"backbone.model.{name}"): tensor.float() for name, tensor in tensors.items()}
+    return tensors
 
 
 def backbone_sha256(folder: Path) -> str:

@@ -1,0 +1,126 @@
+"""DDA, Dual Data Alignment: DINOv2 ViT-L/14 with adapters on every layer, and a linear layer over its CLS token."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mirror_pl.detectors.backbone import Backbone
+from mirror_pl.detectors.checkpoint.dinov2_names import from_original_names
+from mirror_pl.detectors.checkpoint.files import read_checkpoint
+from mirror_pl.detectors.checkpoint.names import is_adapter, live_names, our_name
+from mirror_pl.detectors.config import BackboneConfig, LoraConfig
+from mirror_pl.detectors.linear_probe import LinearProbe, VitSize, check_fit, filled
+from mirror_pl.detectors.lora import adapter_shapes, add_lora, merge_lora
+from mirror_pl.images.spec import CLIP_MEAN, CLIP_STD, PreprocessSpec
+
+VIT_L: Final = VitSize(width=1024, depth=24, heads=16, mlp_width=4096)
+"""The published size."""
+SPEC: Final = PreprocessSpec(max_short_side_px=None, crop_px=336, align_suffixes=(), mean=CLIP_MEAN, std=CLIP_STD)
+"""The central crop of the image as it is, padded with zeros; normalised with CLIP's constants, though DINOv2 has others."""
+LORA: Final = LoraConfig(rank=8, alpha=1.0)
+PATCH_PX: Final = 14
+
+TABLE_EDGE: Final = 37
+"""Positions a side of the table in the file, made for images of 518 px."""
+
+_TARGETS = r".*\.(attention\.([qkvo]_proj|attention\.(query|key|value)|output\.dense)|mlp\.fc[12])"
+"""Adapted layers by their live names: DINOv2 from transformers 5.x on, and under 4.57."""
+_ADAPTED = re.compile(r"backbone\.layers\.\d+\.(attention\.[qkvo]|mlp\.(up|down))\.weight")
+"""The same, under this project's names."""
+
+
+class DdaDetector(LinearProbe):
+    """DDA as published; its backbone's position table is that of 336 px already.
+
+    Args:
+        size: Of the backbone.
+        lora: Its adapters; None where they were merged into the weights.
+    """
+
+    title = "DDA"
+    licence = "code and weights Apache-2.0; DINOv2, which they are built on, Apache-2.0"
+    backbone: Backbone
+
+    def __init__(self, size: VitSize = VIT_L, lora: LoraConfig | None = None) -> None:
+        backbone = Backbone(
+            BackboneConfig(
+                "dinov2", size.width, size.depth, size.heads, size.mlp_width, patch_px=PATCH_PX, native_px=SPEC.crop_px
+            )
+        )
+        if lora is not None:
+            add_lora(backbone, lora, _TARGETS)
+        super().__init__(SPEC, backbone, size.width)
+        self.size = size
+        self.lora = lora
+
+    def feature(self, pixels: Tensor) -> Tensor:
+        """Return the CLS token ``(B, D)`` of normalised pixels ``(B, 3, 336, 336)``."""
+        return self.backbone(pixels).cls
+
+
+def load_dda(
+    checkpoint: str | Path,
+    *,
+    size: VitSize = VIT_L,
+    merge: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> DdaDetector:
+    """Load the published ``DDA_ckpt.pth``, which holds the backbone too.
+
+    Weights stay mapped from the file until they are used, as with `load_detector`; it must not be written to meanwhile.
+
+    Args:
+        checkpoint: The file. The state of its optimizer is passed over.
+        size: Of its backbone, which it does not carry.
+        merge: Fold the adapters into the weights, which is faster and changes scores by float rounding only.
+        device: Where its tensors are put, whichever device it was saved from.
+        dtype: Of the backbone's weights; the linear layer is float32 always.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or unsafe, or any tensor is missing, unexpected or of the wrong
+            shape.
+    """
+    path = Path(checkpoint)
+    tensors = from_original_names(read_checkpoint(path).tensors)
+    with torch.device("meta"):
+        detector = DdaDetector(size, None if merge else LORA)
+    shapes = {our_name(name): tensor.shape for name, tensor in detector.state_dict().items()}
+    shapes = {name: shape for name, shape in shapes.items() if not (is_adapter(name) or name.startswith("normalise."))}
+    shapes |= adapter_shapes(shapes, LORA, _ADAPTED)
+    shapes[_TABLE] = torch.Size((1, TABLE_EDGE**2 + 1, size.width))
+    check_fit(tensors, shapes, path, f"DDA (DINOv2 with patch {PATCH_PX}, {size})")
+    tensors[_TABLE] = resampled_positions(tensors[_TABLE], SPEC.crop_px // PATCH_PX)
+    if merge:
+        tensors = merge_lora(tensors, LORA, device)
+    live = live_names(detector)
+    return filled(detector, {live[name]: tensor for name, tensor in tensors.items()}, device, dtype)
+
+
+_TABLE = "backbone.embeddings.position_embeddings"
+
+
+def resampled_positions(table: Tensor, edge: int) -> Tensor:
+    """Resample a position table to `edge` positions a side, as DINOv2's first code does for every image.
+
+    It asks for a tenth of a position more than it wants, against rounding, so that the table is read at other places than
+    by resampling to the size itself: with the golden weights, that would move logits by 0.29.
+
+    Args:
+        table: ``(1, 1 + E * E, D)``, the class token's position first, which is kept as it is.
+        edge: Of the grid wanted.
+
+    Returns:
+        ``(1, 1 + edge * edge, D)`` float32.
+    """
+    before = round((table.shape[1] - 1) ** 0.5)
+    grid = table[:, 1:].float().unflatten(1, (before, before)).permute(0, 3, 1, 2)
+    scale = (edge + 0.1) / before
+    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic", align_corners=False, antialias=False)
+    return torch.cat([table[:, :1].float(), grid.flatten(2).transpose(1, 2)], dim=1)

@@ -1,0 +1,136 @@
+"""What UnivFD, DDA and B-Free have in common: one linear layer over one feature vector of a crop, and how it is loaded."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mirror_pl.detectors.contract import Detector
+from mirror_pl.detectors.exact import exact_float32
+from mirror_pl.detectors.mirror import Normalise
+from mirror_pl.detectors.verdict import Verdict
+from mirror_pl.errors import CheckpointError, ConfigError, name_list
+from mirror_pl.images.spec import PreprocessSpec
+
+
+@dataclass(frozen=True)
+class VitSize:
+    """Size of a vision transformer: features a token, layers, attention heads a layer, hidden features of a layer's MLP.
+
+    The files carry none. It is asked for, and not read off their tensors, because a file whose last layers are missing
+    would look like a smaller one.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_width: int
+
+    def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads, self.mlp_width) < 1 or self.width % self.heads:
+            raise ConfigError(f"a vision transformer cannot have {self}")
+
+    def __str__(self) -> str:
+        return f"width {self.width}, {self.depth} layers, {self.heads} heads, MLP {self.mlp_width}"
+
+
+class LinearProbe(Detector):
+    """A detector that is a backbone and a linear layer.
+
+    Its verdict's evidence is ``feature`` ``(B, D)``, what the linear layer sees.
+
+    Attributes:
+        title: Its name in print.
+        licence: Of code and weights, in one line.
+        restricted: Whether that licence keeps some users from using it.
+    """
+
+    title: ClassVar[str]
+    licence: ClassVar[str]
+    restricted: ClassVar[bool] = False
+
+    def __init__(self, spec: PreprocessSpec, backbone: nn.Module, width: int) -> None:
+        super().__init__(spec)
+        self.normalise = Normalise(spec.mean, spec.std)
+        self.backbone = backbone
+        self.head = nn.Linear(width, 1)
+
+    @abstractmethod
+    def feature(self, pixels: Tensor) -> Tensor:
+        """Return the feature ``(B, D)`` of normalised pixels ``(B, 3, H, W)``, in the dtype of the backbone's weights."""
+
+    def score(self, pixels: Tensor) -> Verdict:
+        """Score pixels ``(B, 3, H, W)`` in [0, 1].
+
+        Raises:
+            ValueError: If they are of another size than the recipe's; position tables would be stretched to it unasked.
+        """
+        side = self.spec.crop_px
+        if pixels.shape[2:] != (side, side):
+            raise ValueError(f"pixels for {self.title} must be (B, 3, {side}, {side}), got {tuple(pixels.shape)}")
+        feature = self.feature(self.normalise(pixels).to(next(self.backbone.parameters()).dtype))
+        with exact_float32(feature.device):
+            logit = self.head(feature.to(self.head.weight.dtype)).squeeze(1).float()
+        return Verdict(logit, logit.sigmoid(), {"feature": feature.float()})
+
+
+Probe = TypeVar("Probe", bound=LinearProbe)
+
+
+def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], path: Path, what: str) -> None:
+    """Make sure that tensors are those expected, neither fewer nor more.
+
+    Args:
+        tensors: What a file holds.
+        shapes: What is expected.
+        path: The file, for the message.
+        what: The detector and its size, likewise.
+
+    Raises:
+        CheckpointError: Naming what is missing, unexpected or of another shape.
+    """
+    missing = [name for name in shapes if name not in tensors]
+    unexpected = [name for name in tensors if name not in shapes]
+    misshapen = [
+        f"{name} (file {tuple(tensor.shape)}, detector {tuple(shapes[name])})"
+        for name, tensor in tensors.items()
+        if name in shapes and tensor.shape != shapes[name]
+    ]
+    lines = [f"checkpoint: {path} does not fit {what}"]
+    for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
+        if names:
+            lines.append(f"  {len(names)} {problem}: {name_list(names, 4)}")
+    if len(lines) > 1:
+        raise CheckpointError("\n".join(lines))
+
+
+def filled(detector: Probe, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype) -> Probe:
+    """Give a detector that was built on the meta device its tensors, and say under which licence they are.
+
+    Args:
+        detector: Changed in place.
+        tensors: All of its tensors by their live names, but the constants of the normalisation. None is copied that is on
+            its device and of its dtype already.
+        device: Where they are put.
+        dtype: Of the backbone's weights; the rest is float32.
+
+    Returns:
+        The same detector, frozen and in eval mode.
+    """
+    detector.normalise = Normalise(detector.spec.mean, detector.spec.std)
+    constants = {f"normalise.{name}": tensor for name, tensor in detector.normalise.state_dict().items()}
+    weights = {
+        name: tensor.to(device, dtype if name.startswith("backbone.") else torch.float32)
+        for name, tensor in (*tensors.items(), *constants.items())
+    }
+    detector.load_state_dict(weights, strict=True, assign=True)
+    level = logging.WARNING if detector.restricted else logging.INFO
+    logging.getLogger(__name__).log(level, "%s: %s", detector.title, detector.licence)
+    return detector.requires_grad_(False).eval().to(device)
