@@ -1,13 +1,14 @@
 """Do the maps point at what was forged? A square rebuilt by a decoder of the miniature, planted in a real crop.
 
     python bench/anomaly_map.py                                     100 pictures, four decoders; docs/maps.md has the numbers
-    python bench/anomaly_map.py --folder outputs/anomaly            also pictures of the first ones, to look at
+    python bench/anomaly_map.py --without-lora                      the bank on the frozen backbone that it was learnt on
+    python bench/anomaly_map.py --folder outputs/anomaly            also pictures, one of each photograph, to look at
     python bench/anomaly_map.py --pictures 4 --steps 5              to see that it runs
 
 Real crops are those of the test photographs, which neither detector nor decoders were trained on. A decoder rebuilds each as
-a whole; a square of 3 x 3 tokens, at a random place on the grid of tokens, is taken from that and put into the real one. Planted
-picture and control, which is the same crop as it was, are each written as a JPEG once, as all of the miniature is. A map's mean
-inside the square is divided by its mean outside of it; that of the control at the same place says what the place itself does.
+a whole; a square of 3 x 3 tokens, at a random place on the grid of tokens, is taken from that and put into the real one.
+Planted picture and control, which is the same crop as it was, are each written as a JPEG once, as all of the miniature is. A
+map's mean inside the square is divided by its mean outside; that of the control at the same place says what the place does.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from mirror_pl import load_detector
 from mirror_pl.detectors import MirrorDetector
@@ -32,7 +33,7 @@ from mirror_pl.miniature.crops import cut_crops, vary
 from mirror_pl.miniature.decoders import DECODERS, Rebuilder
 from mirror_pl.miniature.photographs import Split, read_photographs
 from mirror_pl.miniature.rebuilding import rebuild, train_rebuilder
-from mirror_pl.reports.map_picture import MAPS, MapLayer, draw_map
+from mirror_pl.reports.map_picture import MAPS, ColourRange, MapLayer, draw_map
 
 TOKENS = 3
 """Side of the square, in tokens."""
@@ -91,6 +92,14 @@ def p_fake_of(detector: MirrorDetector, crops: NDArray[np.uint8]) -> NDArray[np.
     return np.array([prediction.p_fake for prediction in found], float)
 
 
+@torch.no_grad()
+def without_lora(detector: MirrorDetector) -> None:
+    """Take the adapters out: features are those that the bank was learnt from. The head was not trained for them."""
+    for name, parameter in detector.named_parameters():
+        if "lora_B" in name:
+            parameter.zero_()
+
+
 def inside_over_outside(values: NDArray[np.float32], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Mean of maps ``(N, rows, cols)`` where `inside`, over that elsewhere; ``(N,)``."""
     values = values.astype(float)
@@ -110,12 +119,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100, help="a multiple of the four test photographs")
     parser.add_argument("--steps", type=int, default=WorldSpec.steps, help="of training, for each decoder")
     parser.add_argument("--checkpoint", default="miniature", help="the detector; the shipped one by default")
+    parser.add_argument("--without-lora", action="store_true", help="take the adapters out of the detector")
     parser.add_argument("--seed", type=int, default=0, help="of crops and decoders, as the miniature's; and of places")
     parser.add_argument("--folder", type=Path, help="where to put pictures of maps")
     options = parser.parse_args()
 
     spec = WorldSpec(steps=options.steps)
-    detector = load_detector(options.checkpoint)
+    detector = load_detector(options.checkpoint, merge=False)
+    if options.without_lora:
+        without_lora(detector)
     patch, edge = detector.config.backbone.patch_px, spec.crop_px // detector.config.backbone.patch_px
     photographs = len(read_photographs(miniature_dir() / "photographs", "test"))
     names, reals = crops_of("test", max(1, options.pictures // photographs), spec, options.seed)
@@ -145,29 +157,52 @@ def main() -> None:
         decided = [(p_fake_of(detector, crops) > 0.5).mean() for crops in (planted, as_jpeg(rebuilt, spec))]
         whole.append(f"| {name} | decided fake | planted {decided[0]:.2f}, whole {decided[1]:.2f} |")
         if options.folder is not None:
-            write_pictures(options.folder, name, names, planted, of_planted, inside)
-    print(f"\nWhole pictures rebuilt: mean of the map over that of the real one. Reals decided fake: {(real_scores > 0.5).mean():.2f}")
+            write_pictures(options.folder, name, names, (control, of_control), (planted, of_planted), inside)
+    print(f"\nWhole pictures rebuilt; of the reals, {(real_scores > 0.5).mean():.2f} are decided fake")
     print("| decoder | map | rebuilt over real |\n|---|---|---|")
     print("\n".join(whole))
 
 
+Mapped = tuple[NDArray[np.uint8], dict[str, NDArray[np.float32]]]
+"""Pictures and their maps."""
+SIDE_PX = 384
+"""Of a drawn crop."""
+
+
 def write_pictures(
-    folder: Path,
-    decoder: str,
-    names: list[str],
-    pictures: NDArray[np.uint8],
-    maps: dict[str, NDArray[np.float32]],
-    inside: NDArray[np.bool_],
+    folder: Path, decoder: str, names: list[str], control: Mapped, planted: Mapped, inside: NDArray[np.bool_]
 ) -> None:
-    """Draw the maps of one picture of each photograph."""
+    """Draw a picture of each photograph as it was and planted, with the outline of the square, and their residual norms."""
     folder.mkdir(parents=True, exist_ok=True)
     for at in range(0, len(names), max(1, len(names) // 4)):
-        picture = Image.fromarray(pictures[at])
-        for kind, values in maps.items():
-            drawn = draw_map(picture, [MapLayer(values[at], (0, 0, *picture.size))], MAPS[kind])
-            drawn.save(folder / f"{decoder}_{names[at]}_{kind}.png")
-        rows, cols = (np.flatnonzero(inside[at].any(axis=axis)) for axis in (1, 0))
-        print(f"{decoder} {names[at]}: rows {rows[0]} to {rows[-1]}, columns {cols[0]} to {cols[-1]}")
+        both = [maps["residual_norm"][at] for _, maps in (control, planted)]
+        colours = ColourRange(float(np.min(both)), float(np.max(both)))
+        panels = []
+        for title, (pictures, maps) in (("Real", control), (f"Planted: {decoder}", planted)):
+            picture = Image.fromarray(pictures[at])
+            layer = MapLayer(maps["residual_norm"][at], (0, 0, *picture.size))
+            shown = picture.resize((SIDE_PX, SIDE_PX), Image.Resampling.NEAREST)
+            panels.append(with_square(shown, inside[at], title))
+            drawn = draw_map(picture, [layer], MAPS["residual_norm"], colours, side_px=SIDE_PX)
+            panels.append(with_square(drawn, inside[at], title))
+        strip = Image.new("RGB", (len(panels) * (SIDE_PX + 12), max(panel.height for panel in panels)), "white")
+        for number, panel in enumerate(panels):
+            strip.paste(panel, (number * (SIDE_PX + 12), 0))
+        strip.save(folder / f"{decoder}_{names[at]}.png", optimize=True)
+
+
+def with_square(picture: Image.Image, inside: NDArray[np.bool_], title: str) -> Image.Image:
+    """Outline the square on a picture whose first `SIDE_PX` rows show the crop, and put a title above."""
+    token = SIDE_PX / len(inside)
+    rows, cols = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    titled = Image.new("RGB", (picture.width, picture.height + 30), "white")
+    titled.paste(picture, (0, 30))
+    pen = ImageDraw.Draw(titled)
+    pen.text((2, 4), title, "black", ImageFont.load_default(18))
+    box = (cols[0] * token, 30 + rows[0] * token, (cols[-1] + 1) * token - 1, 30 + (rows[-1] + 1) * token - 1)
+    for width, colour in ((5, "black"), (3, "white")):
+        pen.rectangle(box, outline=colour, width=width)
+    return titled
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import mirror_pl
 
 PACKAGE = Path(mirror_pl.__file__).parent
-COMMANDS = {"eval", "train", "convert", "check_data", "report"}
+COMMANDS = {"eval", "predict", "app", "train", "convert", "check_data", "report", "gallery"}
 SHARED = {"errors", "labels", "files", "locate", "locks", "provenance", "sources"}  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.
@@ -23,10 +23,23 @@ ALLOWED = {
     "scores": set(),
     "benchmarks": set(),
     "detectors": {"retrieval", "images"},
+    "prediction": {"images", "benchmarks", "detectors"},
     "experiment": {"images", "retrieval", "scores", "benchmarks", "detectors"},
     "reports": {"scores", "benchmarks"},
+    "app_page": {"detectors", "images", "reports"},
     "config": {"scores", "benchmarks", "detectors", "experiment"},
-    "jobs": {"config", "experiment", "reports", "scores", "benchmarks", "detectors", "images", "miniature"},
+    "jobs": {
+        "config",
+        "experiment",
+        "reports",
+        "scores",
+        "benchmarks",
+        "detectors",
+        "images",
+        "miniature",
+        "prediction",
+        "app_page",
+    },
     **{name: {"config", "jobs"} for name in COMMANDS},
     **{name: {"errors"} for name in SHARED},
     "__init__": {"detectors"},
@@ -44,7 +57,12 @@ CONFINED = {
     "torchmetrics": {"scores"},
     "scipy": {"scores"},
     "rich": {"reports", "jobs"},
-    "jinja2": {"reports"},
+    "jinja2": {"reports", "app_page"},
+    "gradio": {"app_page"},
+    "fastapi": {"app_page"},
+    "starlette": {"app_page"},
+    "uvicorn": {"app_page"},
+    "python_multipart": {"app_page"},
 }
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 COMMANDS = {
     "eval": "run a detector over a benchmark and write the published report",
+    "predict": "score any pictures, and write a file with a row for each",
+    "app": "a page in the browser that scores pictures, on this machine",
     "report": "gather finished evaluations into the table one would publish, with intervals, and a page to look at",
+    "gallery": "show the surest, the most mistaken and the least sure images of evaluations, with maps if asked for",
     "check_data": "say what of the benchmarks is on disk, in which layout, and what is wrong with it",
     "train": "learn a memory bank from real images (Phase 1)",
     "convert": "read any checkpoint and write config.json and model.safetensors",

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.benchmarks import Manifest
 from mirror_pl.config.manifests import manifest_from
-from mirror_pl.config.settings import BackboneSettings, EvalSettings
+from mirror_pl.config.settings import BackboneSettings, DetectorSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import backbone_source
@@ -68,7 +68,7 @@ def backbone_folder(settings: BackboneSettings) -> Path | None:
     return None if settings.path is None else Path(settings.path)
 
 
-def checkpoint_of(settings: EvalSettings) -> str:
+def checkpoint_of(settings: DetectorSettings) -> str:
     """Return the checkpoint that was named, or that backbone or benchmark bring.
 
     Raises:
@@ -83,7 +83,7 @@ def checkpoint_of(settings: EvalSettings) -> str:
     return settings.checkpoint
 
 
-def build_policy(settings: EvalSettings) -> CropPolicy:
+def build_policy(settings: DetectorSettings) -> CropPolicy:
     """Return which crops are scored and how they become one score.
 
     Raises:
@@ -105,7 +105,7 @@ _kept: _Kept | None = None
 """The detector of the job before. One only: two large ones would not fit into the memory that one was planned for."""
 
 
-def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
+def build_detector(settings: DetectorSettings) -> tuple[MirrorDetector, bool]:
     """Load the detector that ``checkpoint``, ``memory_path`` and ``backbone`` name, or hand out that of the job before.
 
     The jobs of a sweep run one after another in one process. A job gets the detector of the one before if all settings that
@@ -148,7 +148,7 @@ def build_detector(settings: EvalSettings) -> tuple[MirrorDetector, bool]:
     return detector, False
 
 
-def _check_variant(settings: EvalSettings, detector: MirrorDetector) -> None:
+def _check_variant(settings: DetectorSettings, detector: MirrorDetector) -> None:
     """Hold a checkpoint against the variant that was named; ``detector=mirror`` takes what the checkpoint says it is."""
     asked, found = list(settings.detector.head["inputs"]), list(detector.config.head.inputs)
     if settings.detector.name != "mirror" and asked != found:

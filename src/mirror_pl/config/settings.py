@@ -33,22 +33,35 @@ class LoadSettings:
 
 
 @dataclass
-class EvalSettings:
-    """Settings of ``mirror_pl.eval``; ``configs/eval.yaml`` says what each is."""
+class DetectorSettings:
+    """Which detector, and what of an image it sees: the settings that ``mirror_pl.eval`` and ``predict`` share."""
 
     backbone: BackboneSettings
     detector: LoadSettings
     checkpoint: Optional[str]
     memory_path: Optional[str]
-    data_root: str
-    reals: Optional[str]
+    compile: bool
     crops: str
     aggregate: str
     aggregate_of: str
     top_fraction: float
     batch_size: Union[int, str]
     num_workers: Optional[int]
-    compile: bool
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if self.batch_size != "auto" and (isinstance(self.batch_size, str) or self.batch_size < 1):
+            raise ConfigError(f"batch_size must be auto or a whole number of at least 1, got {self.batch_size}")
+        if self.num_workers is not None and self.num_workers < 0:
+            raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {self.num_workers}")
+
+
+@dataclass
+class EvalSettings(DetectorSettings):
+    """Settings of ``mirror_pl.eval``; ``configs/eval.yaml`` says what each is."""
+
+    data_root: str
+    reals: Optional[str]
     tf32: bool
     cache_dir: Optional[str]
     cache_limit_gb: float
@@ -68,10 +81,7 @@ class EvalSettings:
 
     def check(self) -> None:
         """Raise ConfigError for a value out of range."""
-        if self.batch_size != "auto" and (isinstance(self.batch_size, str) or self.batch_size < 1):
-            raise ConfigError(f"batch_size must be auto or a whole number of at least 1, got {self.batch_size}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise ConfigError(f"num_workers must be 0 or more, or null for one a core, got {self.num_workers}")
+        super().check()
         if not 0 < self.cache_limit_gb < float("inf"):
             raise ConfigError(f"cache_limit_gb must be more than 0, got {self.cache_limit_gb}")
         if not 0 <= self.save_every_s < float("inf"):
@@ -91,6 +101,66 @@ FREE_SETTINGS = (
     "callbacks", "logger", "paths",
 )  # fmt: skip
 """Settings of an evaluation that change neither a score nor a report; a resumed run may have other ones."""
+
+
+@dataclass
+class PredictSettings(DetectorSettings):
+    """Settings of ``mirror_pl.predict``; ``configs/predict.yaml`` says what each is."""
+
+    input: list[str]
+    output: str
+    device: str
+    precision: str
+    max_megapixels: float
+    timeout_s: float
+    maps: Optional[str]
+    resume: bool
+    save_every_s: float
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        super().check()
+        if self.maps is not None and self.resume:
+            raise ConfigError(
+                "maps and resume: maps are made of pictures as they are scored, and those of a stopped run have been; leave "
+                "maps out, or begin anew"
+            )
+        if not self.input:
+            raise ConfigError("input: none is named; give files, folders or lists: mirror_pl.predict PATH... output=FILE")
+        for name in ("max_megapixels", "timeout_s"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be more than 0, got {getattr(self, name)}")
+        if not 0 <= self.save_every_s < float("inf"):
+            raise ConfigError(f"save_every_s must be 0 or more, got {self.save_every_s}")
+
+
+@dataclass
+class AppSettings(DetectorSettings):
+    """Settings of ``mirror_pl.app``; ``configs/app.yaml`` says what each is."""
+
+    device: str
+    precision: str
+    host: str
+    port: int
+    root_path: Optional[str]
+    max_upload_mb: float
+    max_files: int
+    max_megapixels: float
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        super().check()
+        if self.num_workers == 0:
+            raise ConfigError("num_workers must be at least 1, or null for 2, got 0")
+        if self.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+            raise ConfigError(f"precision must be 32-true, bf16-mixed or 16-mixed, got {self.precision}")
+        if not 0 <= self.port < 65536:
+            raise ConfigError(f"port must be from 0, for any that is free, to 65535, got {self.port}")
+        for name in ("max_upload_mb", "max_megapixels"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ConfigError(f"{name} must be more than 0, got {getattr(self, name)}")
+        if self.max_files < 1:
+            raise ConfigError(f"max_files must be at least 1, got {self.max_files}")
 
 
 @dataclass
@@ -151,6 +221,26 @@ class ReportSettings:
             raise ConfigError(f"worst must be 0 or more, got {self.worst}")
         if self.compare is not None and len(set(self.compare)) < 2:
             raise ConfigError(f"compare must be null or name two detectors or more, got {self.compare}")
+
+
+@dataclass
+class GallerySettings:
+    """Settings of ``mirror_pl.gallery``; ``configs/gallery.yaml`` says what each is."""
+
+    runs: list[str]
+    output_dir: str
+    count: int
+    images: bool
+    maps: bool
+
+    def check(self) -> None:
+        """Raise ConfigError for a value out of range."""
+        if not self.runs:
+            raise ConfigError("runs: none is named; give a run folder: mirror_pl.gallery outputs/eval/genimage/TIME")
+        if self.count < 1:
+            raise ConfigError(f"count must be at least 1, got {self.count}")
+        if self.maps and not self.images:
+            raise ConfigError("maps and images: maps are laid over images; images=false leaves both out")
 
 
 @dataclass
@@ -285,9 +375,12 @@ def read_train_settings(cfg: DictConfig) -> AnyTrainSettings:
 Settings = TypeVar(
     "Settings",
     EvalSettings,
+    PredictSettings,
+    AppSettings,
     ConvertSettings,
     CheckDataSettings,
     ReportSettings,
+    GallerySettings,
     MemoryTrainSettings,
     DetectorTrainSettings,
     MiniatureSettings,

@@ -22,7 +22,7 @@ from mirror_pl.provenance import versions
 
 if TYPE_CHECKING:
     from mirror_pl.benchmarks import BenchmarkIndex
-    from mirror_pl.config.settings import EvalSettings
+    from mirror_pl.config.settings import DetectorSettings, EvalSettings
     from mirror_pl.detectors import DetectorConfig
     from mirror_pl.reports import RunFolder
 
@@ -38,7 +38,7 @@ class WeightsFile:
     sha256: str | None
 
 
-def weights_of(settings: EvalSettings) -> dict[str, WeightsFile]:
+def weights_of(settings: DetectorSettings) -> dict[str, WeightsFile]:
     """Return the weights that ``checkpoint``, ``memory_path`` and the backbone's folder name, by these words.
 
     Where the checkpoint holds the backbone's weights too, there is no entry of that name.

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -16,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mirror_pl.detectors.prediction import PreparedPicture
 from mirror_pl.errors import LostProcessError
@@ -32,6 +33,9 @@ _AT_ONCE: Final = 2
 _START_S: Final = 120.0
 """By then a process has started, on any machine."""
 _LOOK_S: Final = 0.5
+_STOPPED_S: Final = 2.0
+"""Nobody waits for this long who looks up after `_LOOK_S`."""
+_FORKS: Final = sys.platform == "linux"
 
 
 @contextmanager
@@ -41,12 +45,12 @@ def prepared(
     """Decode items in other processes, ahead of who takes them; give an iterator of them, in their order.
 
     Args:
-        items: Taken lazily, at most `ahead` before they are given out.
+        items: Taken lazily.
         spec: The detector's recipe.
         crops: See `plan_crops`.
         limits: What a picture may cost.
         num_workers: Processes; with 0, pictures are decoded by who takes them, and no time limit holds.
-        ahead: Pictures that are decoded or on their way at a time, at least 1; as many again may wait to be taken.
+        ahead: Pictures that may be on their way, or wait to be taken, at a time; two a process there are in any case.
 
     Raises:
         LostProcessError: While iterating, if the system ends a process, as it does when memory runs out.
@@ -64,12 +68,13 @@ def prepared(
 class _Process:
     """A process that decodes what it is given, one item after the other."""
 
-    def __init__(self, work: tuple[PreprocessSpec, str, Limits]) -> None:
+    def __init__(self, work: tuple[PreprocessSpec, str, Limits], others: Iterable[_Process] = ()) -> None:
         # A copy of this process, where that is safe, starts in milliseconds, and needs no script that can be run twice.
-        fork = "fork" if os.name == "posix" and os.uname().sysname == "Linux" else None
-        context = multiprocessing.get_context(fork)
+        context: Any = multiprocessing.get_context("fork" if _FORKS else None)
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_decode, args=(theirs, os.getpid(), *work), daemon=True)  # type: ignore[attr-defined]
+        # A copy has these ends too; did it keep them open, it would wait for ever for a reader that was killed.
+        ours = [self.pipe, *(other.pipe for other in others)] if _FORKS else []
+        self.process = context.Process(target=_decode, args=(theirs, ours, os.getpid(), *work), daemon=True)
         with warnings.catch_warnings():  # the copy decodes only: it touches no thread, and no lock, of this process
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
@@ -114,10 +119,14 @@ class _Process:
         return self.process.exitcode
 
 
-def _decode(pipe: Connection, parent: int, spec: PreprocessSpec, crops: str, limits: Limits) -> None:
+def _decode(pipe: Connection, ours: list[Connection], parent: int, spec: PreprocessSpec, crops: str, limits: Limits) -> None:
     """Answer each item with its picture, until nobody asks any more. Runs in a process of its own."""
+    for end in ours:
+        end.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    with open(os.devnull, "wb") as nowhere:  # libtiff prints what is wrong with a file, which is in its row
+        os.dup2(nowhere.fileno(), 2)
     with suppress(EOFError, OSError):
         pipe.send(None)
         while True:
@@ -136,14 +145,16 @@ class _Pool:
         self._items = enumerate(items)
         self._work = work
         self._limits = work[2]
-        self._ahead = ahead
-        self._answers: queue.Queue[Prepared | BaseException | None] = queue.Queue(ahead)
+        self._most_open = max(_AT_ONCE * num_workers, ahead // 2)
+        self._answers: queue.Queue[Prepared | BaseException | None] = queue.Queue(max(1, ahead // 2))
         self._closing = threading.Event()
         self._again: deque[tuple[int, Item]] = deque()
         self._found: dict[int, Prepared] = {}
         self._taken = self._next = 0
         self._exhausted = False
-        self._processes = [_Process(work) for _ in range(num_workers)]  # before there is a thread
+        self._processes: list[_Process] = []
+        for _ in range(num_workers):  # before there is a thread
+            self._processes.append(_Process(work, self._processes))
         self._thread = threading.Thread(target=self._run, name="decoding", daemon=True)
         self._thread.start()
 
@@ -179,7 +190,7 @@ class _Pool:
             if self._again:
                 process.give(*self._again.popleft())
                 continue
-            if self._exhausted or self._taken - self._next >= self._ahead:
+            if self._exhausted or self._taken - self._next >= self._most_open:
                 return
             following = next(self._items, None)
             if following is None:
@@ -190,7 +201,12 @@ class _Pool:
 
     def _collect(self) -> None:
         """Wait for an answer, or for a process to be late, and give out what has its turn."""
-        for pipe in wait([process.pipe for process in self._processes], _LOOK_S):
+        before = time.monotonic()
+        answering = wait([process.pipe for process in self._processes], _LOOK_S)
+        if time.monotonic() - before > _STOPPED_S:  # all of this was suspended, with Ctrl-Z say, and no picture is to blame
+            for process in self._processes:
+                process.since = time.monotonic()
+        for pipe in answering:
             process = next(process for process in self._processes if process.pipe is pipe)
             try:
                 answer = process.answer()
@@ -231,7 +247,8 @@ class _Pool:
             reason = f"the process that decoded it {_how(code)}"
         self._found[number] = (item, PreparedPicture(None, status="undecodable", reason=reason))
         self._again.extendleft(reversed(process.given))
-        self._processes[self._processes.index(process)] = _Process(self._work)
+        self._processes.remove(process)
+        self._processes.append(_Process(self._work, self._processes))
 
     def _put(self, answer: Prepared | BaseException | None) -> None:
         while not self._closing.is_set():

@@ -10,6 +10,9 @@ from typing import Final
 
 from mirror_pl.prediction.tree import folders_below
 
+# Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
+# ruff: noqa: PTH118
+
 _MAGIC: Final = re.compile(r"[*?\[]")
 _ANY_FOLDERS: Final = "**"
 

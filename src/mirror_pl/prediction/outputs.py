@@ -1,16 +1,17 @@
 """Where predictions go: a journal beside the output, which outlives the process, and which becomes the output at the end.
 
-The journal is a file of lines of JSON: the first says what the predictions depend on, each other one is a row. A batch's rows
-are written in one go as soon as they are there, so that they outlive the process, and synchronised with the disk now and
-then, so that they outlive the machine. What is cut short at its end is passed over.
+The journal is a file of lines of JSON: the first says what the predictions depend on, each other one is a row. A row is
+written as soon as it is there, so that it outlives the process, and synchronised with the disk now and then, so that it
+outlives the machine. What is cut short at the end is passed over.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import FileIO
 from itertools import chain
@@ -25,6 +26,8 @@ from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.rows import Row, Tally
 
 KIND: Final = "mirror_pl predictions 1"
+_HEAD: Final = f'{{"kind": "{KIND}", '.encode()
+"""How a journal begins."""
 
 
 class OutputFile:
@@ -72,6 +75,8 @@ class OutputFile:
         finally:
             if self._journal is not None:
                 self._journal.close()
+                if not self.tally.total:  # it failed before the first picture: as if it had never been begun
+                    self.abandon()
             lock.release()
 
     def check(self, *, resume: bool) -> None:
@@ -128,23 +133,28 @@ class OutputFile:
         self.resumed = kept
         return left
 
-    def add(self, rows: Sequence[Row]) -> None:
-        """Write rows.
+    def add(self, row: Row) -> None:
+        """Write a row.
 
         Raises:
-            OutputError: If they cannot be written. What was written before is kept.
+            OutputError: If it cannot be written. What was written before is kept.
         """
         with self._as_output_error():
-            self._append(b"".join(map(as_line, rows)))
-        for row in rows:
-            self.tally.add(row)
+            self._append(as_line(row))
+        self.tally.add(row)
+
+    def abandon(self) -> None:
+        """Remove the journal, which is of no use any more."""
+        if self._journal is not None:
+            self._journal.close()
+        with suppress(OSError):
+            self.partial.unlink()
 
     def complete(self, record: Mapping[str, Any]) -> None:
         """Make the output from the journal, and remove that; the record is written before the output is there.
 
         Raises:
-            ConfigError: If there is such a file meanwhile.
-            OutputError: If it cannot be written. The journal is kept.
+            OutputError: If it cannot be written, or is there meanwhile. The journal is kept.
         """
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
@@ -152,16 +162,14 @@ class OutputFile:
                 self._write(temporary, (row for row, _ in self._rows()), self.tally.columns)
                 with temporary.open("rb+") as file:
                     os.fsync(file.fileno())
-                self.check(resume=True) if self.path.exists() else None
+                if self.path.exists():  # it was not when this run began
+                    raise FileExistsError(errno.EEXIST, "it was written meanwhile, by another process")
                 size = temporary.stat().st_size
                 write_text(self.record, json.dumps({**record, "bytes": size}, indent=2, allow_nan=False) + "\n")
                 temporary.rename(self.path)
         finally:
             temporary.unlink(missing_ok=True)
-        if self._journal is not None:
-            self._journal.close()
-        with suppress(OSError):
-            self.partial.unlink()
+        self.abandon()
 
     def _append(self, content: bytes) -> None:
         assert self._journal is not None
@@ -181,9 +189,10 @@ class OutputFile:
         if not self.partial.exists():
             return None
         with self.partial.open("rb") as file:
-            head = _parsed(file.readline())
-        if head is None and self.partial.stat().st_size < _MOST_TORN:
+            line = file.readline()
+        if not line.strip(b"\0") or line == _HEAD[: len(line)] or (line.startswith(_HEAD) and not line.endswith(b"\n")):
             return None
+        head = _parsed(line)
         if head is None or head.get("kind") != KIND:
             raise ConfigError(f"resume: {self.partial} is not what a stopped run leaves; move it away")
         return head
@@ -191,12 +200,13 @@ class OutputFile:
     def _rows(self) -> Iterator[tuple[Row, int]]:
         """Yield the journal's whole rows, each with where it ends."""
         with self.partial.open("rb") as file:
-            file.readline()
+            place = len(file.readline())
             for line in file:
                 row = _parsed(line)
                 if row is None:
                     return
-                yield row, file.tell()
+                place += len(line)
+                yield row, place
 
     def _pass_over(self, items: Iterator[Item], together: int) -> tuple[int, int, Iterator[Item]]:
         """Go through rows and items side by side.
@@ -206,7 +216,9 @@ class OutputFile:
         """
         with self.partial.open("rb") as file:
             place = len(file.readline())
-        kept, group, seen = 0, [], []
+        kept = 0
+        group: list[Row] = []
+        seen: list[Item] = []
         for row, end in self._rows():
             item = next(items, None)
             found = "nothing" if item is None else printable(item.path)
@@ -232,10 +244,10 @@ class OutputFile:
         return None
 
     def _check_unchanged(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        now = json.loads(json.dumps(now))
-        changed = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        one, two = _flat(before), _flat(json.loads(json.dumps(now)))
+        changed = [key for key in {**one, **two} if one.get(key) != two.get(key)]
         if changed:
-            which = "; ".join(f"{key}: {before.get(key)} then, {now.get(key)} now" for key in changed)
+            which = "; ".join(f"{key}: {one.get(key)} then, {two.get(key)} now" for key in changed)
             raise ConfigError(
                 f"resume: what {self.path} depends on has changed since it was begun: {which}. Put it back, or give another "
                 "output"
@@ -252,8 +264,13 @@ class OutputFile:
             ) from error
 
 
-_MOST_TORN: Final = 2**16
-"""A journal without a whole first line is smaller than this."""
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return nested values by their dotted keys."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        found.update({name: value} if inner is None else {f"{name}.{key}": each for key, each in inner.items()})
+    return found
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
@@ -265,7 +282,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     except ValueError:
         return None
     return content if isinstance(content, dict) else None
-
-
-def batches(rows: Iterable[Row], size: int, add: Callable[[Sequence[Row]], None]) -> None:
-    """Placeholder."""

@@ -59,7 +59,9 @@ def choose(table: pa.Table, count: int) -> tuple[GalleryGroup, ...]:
 
     return (
         *(
-            group(f"{LABEL_NAMES[label].capitalize()}s taken for {LABEL_NAMES[1 - label]}, the surest first", of(label, False))
+            group(
+                f"{LABEL_NAMES[label].capitalize()}s taken for {LABEL_NAMES[1 - label]}, the surest first", of(label, False)
+            )
             for label in (FAKE, REAL)
         ),
         group("Least sure, right or wrong", rows, rising=True),
@@ -73,6 +75,11 @@ def choose(table: pa.Table, count: int) -> tuple[GalleryGroup, ...]:
 def _images(table: pa.Table, data: Columns, rows: NDArray[np.int64]) -> tuple[GalleryImage, ...]:
     paths = table["path"].take(pa.array(rows)).to_pylist()
     return tuple(
-        GalleryImage(path, data.names[data.subset[row]], int(data.label[row]), float(data.logit[row]), float(data.p_fake[row]))
+        GalleryImage(path, _subset(data, row), int(data.label[row]), float(data.logit[row]), float(data.p_fake[row]))
         for path, row in zip(paths, rows, strict=True)
     )
+
+
+def _subset(data: Columns, row: int) -> str:
+    others = np.count_nonzero(data.id == data.id[row]) - 1
+    return data.names[data.subset[row]] + (f" and {others} other subset{'s' if others > 1 else ''}" if others else "")

@@ -75,7 +75,7 @@ VIRIDIS: Final = (
     (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140), (34, 168, 132), (68, 191, 112),
     (122, 209, 81), (189, 223, 38), (253, 231, 37),
 )  # fmt: skip
-"""Eleven colours of matplotlib's viridis (CC0), evenly spaced: equal steps look equal, in grey and to the colour-blind too."""
+"""Eleven colours of matplotlib's viridis (CC0), evenly spaced: equal steps look equal, in grey and to the colour-blind."""
 
 NOT_FINITE: Final = (255, 0, 255)
 """For a value that is not finite; no colour of the scale."""
@@ -93,8 +93,8 @@ SIDE_PX: Final = 512
 """Longer side of a drawn picture, at most."""
 OPACITY: Final = 0.6
 """Of a map over its picture, which is grey beneath it, so that every hue is the map's."""
-LEAST_PATCH_PX: Final = 10
-"""Where patches would be smaller than this in the whole picture, the crop is shown enlarged beside it."""
+LEAST_PATCH_PX: Final = 8
+"""Where patches would be smaller than this in the whole picture, the crop is shown enlarged below it."""
 
 
 def overlay(
@@ -106,17 +106,17 @@ def overlay(
         picture: RGB, of the size that the boxes refer to. Padding around it is black, as the detector sees it.
         layers: Maps of one kind; at least one.
         colours: Range of the colours; None takes that of these maps.
-        side_px: Longer side of the result, at most, but for an enlarged crop beside it. Small pictures are enlarged.
+        side_px: Longer side of the result, at most, and of an enlarged crop below. Small pictures are enlarged.
     """
     colours = colours or own_range(layers)
     drawn = [_drawn(picture, layers, colours, view) for view in _views(picture, layers, side_px)]
-    size = (sum(part.width + _GAP for part in drawn) - _GAP, max(part.height for part in drawn))
-    beside = Image.new("RGB", size, _PAPER)
-    left = 0
+    size = (max(part.width for part in drawn), sum(part.height + _GAP for part in drawn) - _GAP)
+    stacked = Image.new("RGB", size, _PAPER)
+    top = 0
     for part in drawn:
-        beside.paste(part, (left, 0))
-        left += part.width + _GAP
-    return beside
+        stacked.paste(part, ((stacked.width - part.width) // 2, top))
+        top += part.height + _GAP
+    return stacked
 
 
 def draw_map(
@@ -265,9 +265,7 @@ def number(value: float, colours: ColourRange) -> str:
     return f"{value:.{digits}f}" if digits <= 6 and abs(value) < 1e6 else f"{value:.3g}"
 
 
-def _remarks(
-    picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRange, is_enlarged: bool
-) -> Iterator[str]:
+def _remarks(picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRange, is_enlarged: bool) -> Iterator[str]:
     """Say what the colours and the outlines mean in this picture."""
     values = np.concatenate([layer.values.ravel() for layer in layers])
     if colours.fixed:
@@ -276,7 +274,7 @@ def _remarks(
     else:
         yield "The scale is this picture's own, from its least to its largest patch."
     if is_enlarged:
-        yield f"On the right, the {'crop' if len(layers) == 1 else 'part with the crops'}, enlarged."
+        yield f"Below it, the {'crop' if len(layers) == 1 else 'part with the crops'}, enlarged."
     boxes = np.array([layer.box for layer in layers])
     if len(layers) > 1:
         yield f"{len(layers)} crops; where they overlap, their mean."

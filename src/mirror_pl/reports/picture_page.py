@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -67,6 +67,7 @@ def picture_page(
     parts: Sequence[Part],
     notes: Sequence[tuple[str, str]] = (),
     pages: Sequence[tuple[str, str]] = (),
+    layout: Literal["small", "maps", "legends"] = "small",
 ) -> str:
     """Return a page.
 
@@ -76,6 +77,7 @@ def picture_page(
         parts: What it shows.
         notes: Words and what they mean, for the end of the page.
         pages: Words and file names of other pages beside this one, to go on to.
+        layout: Of the tiles: "small", one an image; "maps", side by side; "legends", large enough for text in them.
     """
     environment = Environment(
         loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -87,6 +89,7 @@ def picture_page(
         lead=lead,
         parts=parts,
         notes=notes,
+        layout=layout,
         pages=[(words, beside(name)) for words, name in pages],
     )
 

@@ -1,0 +1,152 @@
+"""From the bytes of a picture to all that the page shows of it. Knows no browser; nothing is kept, and nothing written."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from mirror_pl.app_page.recipe import recipe
+from mirror_pl.detectors import CropPolicy, Detector, MirrorDetector, Prediction
+from mirror_pl.detectors.maps import token_maps
+from mirror_pl.detectors.prediction import PreparedPicture, predict_all, prepare
+from mirror_pl.images import decode
+from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
+from mirror_pl.reports.map_picture import MAPS, MapLayer, draw_map
+
+SHOWN_PX: Final = 768
+"""Longer side of the picture that is shown, at most."""
+MAP_PX: Final = 384
+"""Likewise of a map: three of them stand side by side."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a picture may cost, and how it is scored.
+
+    Attributes:
+        max_megapixels: A file that declares more is refused before it is decoded.
+        batch_size: Crops scored together, at most.
+        precision: Of the backbone, by Lightning's names.
+    """
+
+    max_megapixels: float = 100.0
+    batch_size: int = 16
+    precision: str = "32-true"
+
+
+@dataclass(frozen=True)
+class MapShown:
+    """A map drawn over its picture: what it shows, and a PNG."""
+
+    title: str
+    png: bytes
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is shown of a picture.
+
+    Attributes:
+        name: Of its file.
+        prediction: The verdict, or the reason why there is none; the same as `Detector.predict` on the file gives.
+        recipe: What was done to it, in sentences; empty without a verdict.
+        jpeg: The picture, made small; None where there is none.
+        maps: Of what the bank makes of it.
+        note: Why there are no maps; else empty.
+    """
+
+    name: str
+    prediction: Prediction
+    recipe: tuple[str, ...] = ()
+    jpeg: bytes | None = None
+    maps: tuple[MapShown, ...] = ()
+    note: str = ""
+
+
+def decision(prediction: Prediction) -> str:
+    """Return "fake" or "real", and nothing without a verdict."""
+    return "" if prediction.is_fake is None else LABEL_NAMES[FAKE if prediction.is_fake else REAL]
+
+
+def answer(
+    detector: Detector, content: bytes, name: str, policy: CropPolicy | None = None, costs: Costs | None = None
+) -> Answer:
+    """Score a picture, and gather what explains its score.
+
+    Args:
+        detector: In eval mode.
+        content: Of the file, as it is: the recipe's alignment goes by the format that the name tells.
+        name: Of the file.
+        policy: Which crops are scored, and how they become one score; None is the detector's published protocol.
+        costs: What it may cost; None is the default.
+    """
+    policy, costs = policy or detector.protocol, costs or Costs()
+    prepared = prepared_of(detector, content, name, policy, costs)
+    (prediction,) = predict_all(detector, [prepared], policy=policy, batch_size=costs.batch_size, precision=costs.precision)
+    if prepared.size is None or prepared.pixels is None:
+        return Answer(name, prediction)
+    image = decode(content).image
+    maps: tuple[MapShown, ...] = ()
+    note = "This detector has no memory bank, and so no maps."
+    if isinstance(detector, MirrorDetector) and detector.config.memory_bank is not None:
+        maps, note = tuple(_drawn(detector, image, prepared, costs)), ""
+    steps = recipe(prepared.size, prepared.plan, detector.spec, policy, name)
+    return Answer(name, prediction, tuple(steps), _jpeg(image), maps, note)
+
+
+def predictions_of(
+    detector: Detector, files: Sequence[tuple[str, bytes]], policy: CropPolicy, costs: Costs
+) -> list[Prediction]:
+    """Score files, given by name and content, in one batch, and return one prediction each."""
+    prepared = [prepared_of(detector, content, name, policy, costs) for name, content in files]
+    return predict_all(detector, prepared, policy=policy, batch_size=costs.batch_size, precision=costs.precision)
+
+
+def prepared_of(detector: Detector, content: bytes, name: str, policy: CropPolicy, costs: Costs) -> PreparedPicture:
+    """Decode a file and cut its crops, as `prepare` does from a path, unless it declares too many pixels."""
+    pixels = _declared_pixels(content)
+    if pixels > costs.max_megapixels * 1e6:
+        reason = f"a picture of {pixels / 1e6:,.1f} megapixels; at most {costs.max_megapixels:g} are taken (max_megapixels)"
+        return PreparedPicture(None, status="undecodable", reason=reason)
+    try:
+        return prepare(content, detector.spec, policy.crops, suffix=Path(name).suffix)
+    except MemoryError:  # of one picture; the page goes on
+        return PreparedPicture(None, status="undecodable", reason="there is not enough memory to decode it")
+
+
+def _declared_pixels(content: bytes) -> int:
+    """Return how many pixels a header declares; 0 for what is no picture, whose reason `decode` finds."""
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            return opened.width * opened.height
+    except Image.DecompressionBombError:
+        return 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    except Exception:  # Pillow's plugins raise almost anything on malformed input
+        return 0
+
+
+def _drawn(detector: MirrorDetector, image: Image.Image, prepared: PreparedPicture, costs: Costs) -> Iterator[MapShown]:
+    found = token_maps(detector, prepared, batch_size=costs.batch_size, precision=costs.precision)
+    scales = list(dict.fromkeys(crop.resized for crop in prepared.plan))
+    for key, kind in MAPS.items():
+        for resized in scales:  # maps of other sizes of the picture belong into pictures of their own
+            layers = [
+                MapLayer(getattr(maps, key), maps.crop.box(image.size)) for maps in found if maps.crop.resized == resized
+            ]
+            title = kind.title + (f", at {resized[0]} x {resized[1]} px" if len(scales) > 1 else "")
+            buffer = io.BytesIO()
+            draw_map(image, layers, kind, side_px=MAP_PX).save(buffer, "PNG")
+            yield MapShown(title, buffer.getvalue())
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    small = image.copy()
+    small.thumbnail((SHOWN_PX, SHOWN_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()

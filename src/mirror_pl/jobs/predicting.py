@@ -1,0 +1,193 @@
+"""The prediction job: any pictures in, a file with a row for each out; what to score, score it, and where to write."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from mirror_pl.config.build import build_detector, build_policy, is_miniature
+from mirror_pl.config.settings import PredictSettings, read_settings
+from mirror_pl.detectors.prediction import PRECISIONS
+from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
+from mirror_pl.files import printable
+from mirror_pl.jobs.clock import Clock
+from mirror_pl.jobs.dependencies import WeightsFile, weights_of
+from mirror_pl.jobs.map_files import MapFolder, check_map_folder
+from mirror_pl.jobs.prediction_progress import Progress
+from mirror_pl.prediction import (
+    Limits,
+    OutputFile,
+    Tally,
+    check_inputs,
+    count_items,
+    device_of,
+    expand,
+    pictures_at_once,
+    row_of,
+    score,
+    workers_of,
+)
+from mirror_pl.prediction.engine import LARGEST_BATCH
+from mirror_pl.provenance import device_name, git_revision, machine, versions
+from mirror_pl.reports import print_plain
+
+if TYPE_CHECKING:
+    import torch
+
+    from mirror_pl.detectors import MirrorDetector
+
+
+def run(cfg: DictConfig) -> None:
+    """Score as `cfg` says, and write the output.
+
+    Raises:
+        MirrorError: Before anything is scored, if settings, inputs or checkpoint are not usable; while scoring, if rows
+            cannot be written or a decoding process is lost; after everything was written, an `IncompleteRunError` if some
+            pictures have no score, and a `DataError` if none has. A `DataError` without an output, if there is no picture.
+    """
+    settings = read_settings(cfg, PredictSettings)
+    output = OutputFile(Path(settings.output), settings.save_every_s)
+    device = device_of(settings.device)
+    build_policy(settings)  # what cannot be is said before anything is loaded
+    if settings.precision not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {settings.precision}")
+    check_inputs(settings.input)
+    if settings.maps is not None:
+        check_map_folder(Path(settings.maps), "maps")
+    with output.claimed():
+        output.check(resume=settings.resume)
+        _score_into(output, settings, device, Console())
+
+
+def _score_into(output: OutputFile, settings: PredictSettings, device: torch.device, console: Console) -> None:
+    clock = Clock()
+    weights = weights_of(settings)
+    clock.lap("hash")
+    detector, _ = build_detector(settings)
+    detector.to(device)
+    clock.lap("load")
+    if is_miniature(settings.checkpoint):
+        print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
+    policy, limits = build_policy(settings), Limits(settings.max_megapixels, settings.timeout_s)
+    batch_size = LARGEST_BATCH.get(device.type, 16) if settings.batch_size == "auto" else int(settings.batch_size)
+    facts = _dependencies(settings, weights, detector, device, batch_size)
+    finished = output.finished(facts)
+    if finished is not None:
+        print_plain(f"Complete already: {printable(output.path)}; nothing is scored", console)
+        _raise_if_incomplete(Tally(Counter(finished["pictures"]["by_status"])), output)
+        return
+
+    maps = None if settings.maps is None else MapFolder(Path(settings.maps), detector, settings.precision)
+    passed_over: Counter[str] = Counter()
+    items = output.begin(facts, expand(settings.input, passed_over=passed_over), pictures_at_once(batch_size, policy))
+    if output.resumed:
+        print_plain(f"Resumed: {output.resumed:,} pictures were scored before.", console)
+    predictions = score(
+        items,
+        detector,
+        policy=policy,
+        batch_size=batch_size,
+        num_workers=workers_of(settings.num_workers),
+        precision=settings.precision,
+        limits=limits,
+        on_batch=None if maps is None else maps.add_batch,
+    )
+    with maps or nullcontext(), Progress(console, output.resumed, lambda: count_items(settings.input)) as progress:
+        for item, prediction in predictions:
+            output.add(row_of(item, prediction))
+            progress.advance()
+    clock.lap("score")
+    _say_passed_over(passed_over, console)
+    if not output.tally.total:
+        raise DataError(f"input: there is no picture in {name_list(map(printable, settings.input))}; nothing is written")
+    output.complete(_record(settings, facts, weights, output, device, clock))
+    _say(output, console)
+    if maps is not None:
+        print_plain(f"Maps: {printable(maps.index)}", console)
+    _raise_if_incomplete(output.tally, output)
+
+
+def _dependencies(
+    settings: PredictSettings,
+    weights: Mapping[str, WeightsFile],
+    detector: MirrorDetector,
+    device: torch.device,
+    batch_size: int,
+) -> dict[str, Any]:
+    """Return all that a row depends on, besides its picture.
+
+    Batches and versions move a score by float rounding only; but a run that goes on is to end as if it had not been stopped.
+    """
+    return {
+        **{key: file.sha256 for key, file in weights.items()},
+        "detector": detector.config.to_dict(),
+        "policy": asdict(build_policy(settings)),
+        "precision": settings.precision,
+        "compile": settings.compile,
+        "batch_size": batch_size,
+        "device": device.type,
+        "max_megapixels": settings.max_megapixels,
+        "versions": versions(),
+    }
+
+
+def _record(
+    settings: PredictSettings,
+    facts: Mapping[str, Any],
+    weights: Mapping[str, WeightsFile],
+    output: OutputFile,
+    device: torch.device,
+    clock: Clock,
+) -> dict[str, Any]:
+    tally = output.tally
+    return {
+        "command": [printable(argument) for argument in sys.argv],
+        "input": [printable(name) for name in settings.input],
+        **clock.facts(),
+        "pictures": {"total": tally.total, "scored": tally.scored, "by_status": dict(tally.statuses)},
+        "resumed_after": output.resumed or None,
+        "miniature": is_miniature(settings.checkpoint),
+        "weights": {key: asdict(file) for key, file in weights.items()},
+        "device_name": device_name(device),
+        "revision": git_revision(),
+        "machine": machine(),
+        "depends_on": facts,
+    }
+
+
+def _say_passed_over(passed_over: Counter[str], console: Console) -> None:
+    if not passed_over:
+        return
+    kinds = name_list(f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in passed_over.most_common())
+    print_plain(f"Passed over in folders and shards, by their suffix: {kinds}.", console)
+    if passed_over[".tar"]:
+        print_plain("A shard is read where it is named: 'FOLDER/*.tar'.", console)
+
+
+def _say(output: OutputFile, console: Console) -> None:
+    tally = output.tally
+    kinds = ", ".join(f"{count:,} {status}" for status, count in tally.statuses.most_common())
+    print_plain(f"{tally.total:,} pictures: {kinds}; {tally.fakes:,} with p_fake above 0.5", console)
+    for path, reason in tally.unread:
+        print_plain(f"  no score: {path}: {reason}", console)
+    if tally.total - tally.scored > len(tally.unread):
+        print_plain(f"  ... ({tally.total - tally.scored - len(tally.unread):,} more)", console)
+    print_plain(f"Output: {printable(output.path)}", console)
+
+
+def _raise_if_incomplete(tally: Tally, output: OutputFile) -> None:
+    if not tally.scored:
+        raise DataError(f"none of the {tally.total:,} pictures has a score; the reasons are in {printable(output.path)}")
+    if tally.scored < tally.total:
+        raise IncompleteRunError(
+            f"{tally.total - tally.scored:,} of the {tally.total:,} pictures have no score; the reasons are in "
+            f"{printable(output.path)}"
+        )

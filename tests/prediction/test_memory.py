@@ -1,0 +1,68 @@
+"""Memory does not depend on how many pictures there are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+FOLDERS, A_FOLDER = 100, 1000
+
+SCRIPT = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from flat_detector import FlatDetector
+from mirror_pl.prediction import OutputFile, count_items, expand, row_of, score
+
+def peak(pid):
+    (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) / 1000
+
+inputs, output = sys.argv[3:], OutputFile(Path(sys.argv[2]))
+workers = 0
+with output.claimed():
+    items = output.begin({}, expand(inputs), 16)
+    for number, (item, prediction) in enumerate(score(items, FlatDetector(), batch_size=16, num_workers=2)):
+        output.add(row_of(item, prediction))
+        if number % 1000 == 0:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            workers = max([workers, *map(peak, children)])
+        if number == 0:
+            assert count_items(inputs) > 0
+    output.complete({})
+print(json.dumps({"rows": output.tally.total, "main_mb": peak("self"), "worker_mb": workers}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_memory_is_flat_from_ten_thousand_to_a_hundred_thousand(tmp_path: Path, form: str) -> None:
+    rng = np.random.default_rng(0)
+    for folder in range(FOLDERS):
+        (tmp_path / f"in/{folder:03d}").mkdir(parents=True)
+        for number in range(A_FOLDER):
+            path = tmp_path / f"in/{folder:03d}/{number:04d}.jpg"
+            if number % 100 == 0:
+                Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
+                first = path
+            else:
+                path.hardlink_to(first)
+    found = []
+    for folders in (FOLDERS // 10, FOLDERS):
+        inputs = [str(tmp_path / f"in/{folder:03d}") for folder in range(folders)]
+        given = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1]), str(tmp_path / f"{folders}.{form}"), *inputs]
+        done = subprocess.run(given, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found.append(json.loads(done.stdout))
+    print(form, found)
+    few, many = found
+    assert (few["rows"], many["rows"]) == (FOLDERS * A_FOLDER // 10, FOLDERS * A_FOLDER)
+    assert many["main_mb"] < 1.1 * few["main_mb"]
+    assert many["worker_mb"] < 1.1 * few["worker_mb"]
