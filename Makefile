@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install eval demo test test-slow test-transformers-4 test-package lint format bench clean
+.PHONY: help install eval demo test test-slow test-transformers-4 test-app test-package lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -39,6 +39,17 @@ $(VENV)-transformers-4/bin/.installed: pyproject.toml constraints.txt
 	  --constraint $(VENV)-transformers-4/constraints.txt --editable '.[dev]'
 	touch $@
 
+test-app: $(VENV)-app/bin/.installed  ## run the app's tests, in an environment of its own: gradio asks for Pillow 12
+	$(VENV)-app/bin/python -m pytest -m 'slow or not slow' tests/integration/test_app.py \
+	  tests/integration/test_app_in_a_browser.py $(ARGS)
+
+$(VENV)-app/bin/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-app
+	sed 's/^pillow==.*/pillow==12.3.0/' constraints.txt > $(VENV)-app/constraints.txt
+	$(VENV)-app/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint $(VENV)-app/constraints.txt --editable '.[app,dev]'
+	touch $@
+
 test-package: install  ## build the wheel, install it in a fresh environment, run the default from another folder
 	$(BIN)/python tests/package/check_wheel.py
 
@@ -55,4 +66,4 @@ bench: install  ## measure speed and memory
 	$(BIN)/python bench
 
 clean:  ## remove environments and caches; results and weights stay
-	rm -rf $(VENV) $(VENV)-transformers-4 dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-transformers-4 $(VENV)-app dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

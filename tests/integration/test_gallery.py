@@ -162,6 +162,8 @@ def test_in_a_browser(evaluated: Path, tmp_path: Path) -> None:
     """Checked at the width of a phone and of a desk: nothing sticks out, every picture is there, the console is silent."""
     gallery_of(evaluated, maps="true", count=2)
     with browser(tmp_path / "browser") as page:
+        page.open("about:blank")
+        page.requests()  # of the tab that it opens with
         for width in (360, 1280):
             page.size(width, 900)
             page.open(Path("out/gallery.html").absolute().as_uri())

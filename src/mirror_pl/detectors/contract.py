@@ -16,7 +16,7 @@ from mirror_pl.detectors.prediction import Picture, Prediction, predict_all, pre
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.images.spec import PreprocessSpec
 
-_TURN = threading.RLock()
+DEVICE_TURN = threading.RLock()
 """For devices other than a CPU: how a GPU multiplies is a setting of the process, which threads must not change in turns."""
 
 
@@ -111,14 +111,14 @@ class Detector(nn.Module, ABC):
         policy = policy or self.protocol
         several: Sequence[Any] = pictures if isinstance(pictures, list | tuple) else [pictures]
         if device is not None and torch.device(device) != next(self.parameters()).device:
-            with _TURN:
+            with DEVICE_TURN:
                 self.to(device)
         on_cpu = next(self.parameters()).device.type == "cpu"
         at_once = max(1, batch_size // policy.count)
         found: list[Prediction] = []
         for start in range(0, len(several), at_once):  # so that memory does not depend on how many there are
             prepared = [prepare(picture, self.spec, policy.crops) for picture in several[start : start + at_once]]
-            with nullcontext() if on_cpu else _TURN:
+            with nullcontext() if on_cpu else DEVICE_TURN:
                 found += predict_all(self, prepared, policy=policy, batch_size=batch_size, precision=precision)
         return found if several is pictures else found[0]
 

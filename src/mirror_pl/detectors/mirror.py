@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.backbone import Backbone, Features
 from mirror_pl.detectors.config import DetectorConfig
-from mirror_pl.detectors.contract import _TURN, Detector
+from mirror_pl.detectors.contract import DEVICE_TURN, Detector
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.maps import TokenMaps, token_maps
@@ -148,5 +148,5 @@ class MirrorDetector(Detector):
         prepared = prepare(picture, self.spec, (policy or CropPolicy()).crops)
         if prepared.pixels is None:
             raise UndecodableImageError(prepared.reason)
-        with nullcontext() if next(self.parameters()).device.type == "cpu" else _TURN:
+        with nullcontext() if next(self.parameters()).device.type == "cpu" else DEVICE_TURN:
             return token_maps(self, prepared, batch_size=batch_size, precision=precision)
