@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import lightning as L
 
@@ -54,6 +55,7 @@ def watching(trainer: L.Trainer) -> Iterator[None]:
 
 def _watch_children(trainer: L.Trainer, ended: threading.Event) -> None:
     while not ended.wait(POLL_S):
+        _take_over(trainer)
         lost = _dead(trainer)
         if lost is None:
             continue
@@ -68,6 +70,19 @@ def _watch_parent(trainer: L.Trainer, ended: threading.Event) -> None:
     while not ended.wait(POLL_S):
         if os.getppid() != parent:
             os._exit(EXIT_DEFECT)
+
+
+def _take_over(trainer: L.Trainer) -> None:
+    """Leave Lightning's own watch, which has the very list that the launcher began with, nothing to look at."""
+    launcher: Any = trainer.strategy.launcher
+    theirs = getattr(launcher, "procs", [])
+    if theirs and not isinstance(theirs, _Ours):
+        launcher.procs = _Ours(theirs)
+        theirs.clear()
+
+
+class _Ours(list[subprocess.Popen[bytes]]):
+    """The processes of a launcher, once this module looks after them."""
 
 
 def _children(trainer: L.Trainer) -> list[subprocess.Popen[bytes]]:
