@@ -19,7 +19,7 @@ from mirror_pl.config.settings import EvalSettings, GallerySettings, read_settin
 from mirror_pl.detectors import CropPolicy, MirrorDetector
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.detectors.prediction import prepare
-from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
+from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.files import printable, whole_folder, write_text
 from mirror_pl.images import UndecodableImageError
 from mirror_pl.jobs.dependencies import weights_of
@@ -28,7 +28,7 @@ from mirror_pl.jobs.run_pictures import RunPictures
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.gallery_choice import GalleryImage, choose
-from mirror_pl.reports.gathered_runs import GatheredRun, find_runs
+from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
 from mirror_pl.reports.map_picture import MAPS, number, overlay, own_range
 from mirror_pl.reports.picture_page import Card, Part, Section, Tile, embedded, picture_page
 
@@ -63,12 +63,7 @@ def run(cfg: DictConfig) -> None:
     output = Path(settings.output_dir)
     if output.exists():
         raise ConfigError(f"output_dir: {output} exists already; give another output_dir=FOLDER")
-    found = find_runs([Path(path) for path in settings.runs])
-    complete = [run for run in found if run.facts is not None]
-    incomplete = [run for run in found if run.facts is None]
-    if not complete:
-        folders = name_list(str(run.folder) for run in incomplete)
-        raise DataError(f"runs: none is complete, there is no run.json in {folders}; evaluate again, or resume it")
+    complete, incomplete = sort_runs([Path(path) for path in settings.runs])
     room = _Room(MAX_TOTAL_BYTES)
     parts = [_part(run, settings, room) for run in complete]
     reading = (*_READING, *_READING_MAPS, *NOTES) if settings.maps else _READING
@@ -83,7 +78,7 @@ def run(cfg: DictConfig) -> None:
         )
     if incomplete:
         raise IncompleteRunError(
-            f"{len(incomplete)} of {len(found)} runs are not complete, and not shown: "
+            f"{len(incomplete)} of {len(complete) + len(incomplete)} runs are not complete, and not shown: "
             f"{name_list(str(run.folder) for run in incomplete)}. The gallery is in {output}"
         )
 

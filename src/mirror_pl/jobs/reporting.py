@@ -22,7 +22,7 @@ from mirror_pl.files import printable, whole_folder, write_text
 from mirror_pl.jobs.thumbnails import Thumbnails
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.detector_names import latest_runs, name_detectors
-from mirror_pl.reports.gathered_runs import GatheredRun, find_runs
+from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
 from mirror_pl.reports.html_page import html_page
 from mirror_pl.reports.leaderboard import EVERYTHING, Benchmark, Comparison, IncompleteRun, Leaderboard, Result, in_order
 from mirror_pl.reports.leaderboard_console import print_leaderboard
@@ -50,19 +50,10 @@ def run(cfg: DictConfig) -> None:
     output = Path(settings.output_dir)
     if output.exists():
         raise ConfigError(f"output_dir: {output} exists already; give another output_dir=FOLDER")
-    found = find_runs([Path(path) for path in settings.runs])
-    complete = [run for run in found if run.facts is not None]
+    complete, stopped = sort_runs([Path(path) for path in settings.runs])
     incomplete = tuple(
-        IncompleteRun(run.benchmark, run.title, run.checkpoint, printable(run.folder), run.scored)
-        for run in found
-        if run.facts is None
+        IncompleteRun(run.benchmark, run.title, run.checkpoint, printable(run.folder), run.scored) for run in stopped
     )
-    if not complete:
-        folders = name_list(run.folder for run in incomplete)
-        raise DataError(
-            f"runs: none is complete, there is no run.json in {folders}; go on with one by its own command and resume=true"
-        )
-
     latest, passed_over = latest_runs(complete)
     detectors = name_detectors(complete, _base_name)
     labels = {detector.key: detector.label for detector in detectors}
@@ -117,7 +108,7 @@ def run(cfg: DictConfig) -> None:
     print_plain(f"Report: {output / 'report.html'}", console)
     if incomplete:
         raise IncompleteRunError(
-            f"{len(incomplete)} of {len(found)} runs are not complete, and in no figure: "
+            f"{len(incomplete)} of {len(complete) + len(incomplete)} runs are not complete, and in no figure: "
             f"{name_list(run.folder for run in incomplete)}. Go on with one by its own command and resume=true. "
             f"The report is in {output}"
         )

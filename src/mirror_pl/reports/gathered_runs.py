@@ -136,6 +136,23 @@ def find_runs(roots: Sequence[Path]) -> list[GatheredRun]:
     return list(found.values())
 
 
+def sort_runs(roots: Sequence[Path]) -> tuple[list[GatheredRun], list[GatheredRun]]:
+    """Read the runs in some folders, as `find_runs`, and return those that are complete and those that are not.
+
+    Raises:
+        DataError: As `find_runs`; and if none is complete.
+    """
+    found = find_runs(roots)
+    complete = [run for run in found if run.facts is not None]
+    incomplete = [run for run in found if run.facts is None]
+    if not complete:
+        folders = name_list(str(run.folder) for run in incomplete)
+        raise DataError(
+            f"runs: none is complete, there is no run.json in {folders}; go on with one by its own command and resume=true"
+        )
+    return complete, incomplete
+
+
 def _runs_below(root: Path) -> list[GatheredRun]:
     runs = []
     for folder, below, files in os.walk(root):

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Final
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from typing import Any
 
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import charts
 from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, Result, by_number
 from mirror_pl.reports.number_format import NAMES, bracket, level_name, p_value, percent, signed
+from mirror_pl.reports.page_templates import page_templates, policy_hash
 from mirror_pl.reports.report_notes import PARTIAL
 from mirror_pl.reports.run_figures import RunFigures, WorstImage
 from mirror_pl.scores.extended import EXTENDED
-
-_PAGE: Final = Path(__file__).with_name("page")
 
 
 @dataclass(frozen=True)
@@ -43,16 +38,14 @@ def html_page(
         figures: What is drawn, by benchmark and detector, as in `board.results`.
         pictures: Of worst images, by the folder of the run and the image.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_templates()
     environment.filters |= {"percent": percent, "signed": signed, "bracket": bracket, "p_value": p_value}
     estimates = [result.headline for result in board.results.values()]
     axis = charts.axis_of(estimates)
     sources = list(dict.fromkeys(delta.source for result in board.results.values() for delta in result.published))
     return environment.get_template("report.jinja").render(
-        policy=f"default-src 'none'; img-src data:; style-src {_hash('report.css')}; script-src {_hash('report.js')}; "
-        "base-uri 'none'; form-action 'none'",
+        policy=f"default-src 'none'; img-src data:; style-src {policy_hash('report.css')}; "
+        f"script-src {policy_hash('report.js')}; base-uri 'none'; form-action 'none'",
         board=board,
         made=f"{datetime.fromisoformat(board.made):%d %B %Y, %H:%M}",
         level=level_name(board.level),
@@ -75,12 +68,6 @@ def html_page(
         partial=PARTIAL,
         label_names=LABEL_NAMES,
     )
-
-
-def _hash(name: str) -> str:
-    """Return what a policy calls the content of an element that holds a file; anything else of its kind does not run."""
-    content = (_PAGE / name).read_text(encoding="utf-8").removesuffix("\n")  # as templates include it
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def _means(board: Leaderboard, group: str) -> list[Any]:

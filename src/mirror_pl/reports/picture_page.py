@@ -6,16 +6,13 @@ They need no network and no JavaScript. Every name in them is escaped.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final, Literal
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from mirror_pl.reports.page_templates import page_templates, policy_hash
 
-_PAGE: Final = Path(__file__).with_name("page")
 _STYLES: Final = ("report.css", "pictures.css")
 
 
@@ -79,18 +76,19 @@ def picture_page(
         pages: Words and file names of other pages beside this one, to go on to.
         layout: Of the tiles: "small", one an image; "maps", side by side; "legends", large enough for text in them.
     """
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("pictures.jinja").render(
-        policy=f"default-src 'none'; img-src 'self' data:; style-src {' '.join(map(_hash, _STYLES))}; base-uri 'none'; "
-        "form-action 'none'",
-        title=title,
-        lead=lead,
-        parts=parts,
-        notes=notes,
-        layout=layout,
-        pages=[(words, beside(name)) for words, name in pages],
+    return (
+        page_templates()
+        .get_template("pictures.jinja")
+        .render(
+            policy=f"default-src 'none'; img-src 'self' data:; style-src {' '.join(map(policy_hash, _STYLES))}; "
+            "base-uri 'none'; form-action 'none'",
+            title=title,
+            lead=lead,
+            parts=parts,
+            notes=notes,
+            layout=layout,
+            pages=[(words, beside(name)) for words, name in pages],
+        )
     )
 
 
@@ -102,9 +100,3 @@ def embedded(content: bytes, kind: str = "jpeg") -> str:
 def beside(name: str) -> str:
     """Return the source of a picture in a file beside the page, whatever characters its name has."""
     return f"./{quote(name)}"
-
-
-def _hash(name: str) -> str:
-    """Return what a policy calls the content of an element that holds a file; anything else of its kind does not apply."""
-    content = (_PAGE / name).read_text(encoding="utf-8").removesuffix("\n")  # as templates include it
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
