@@ -100,22 +100,42 @@ def test_several_inputs_of_every_kind_in_one_run() -> None:
 
 def test_names_as_they_are_and_the_exit_code() -> None:
     """The command itself: names that no setting could hold, on the command line and on standard input."""
-    odd = ["a b.jpg", "a=b.jpg", "line\nbreak.jpg", "图.jpg", "./output=x.jpg", "\udcff.jpg"]
+    odd = ["a b.jpg", "a=b.jpg", "line\nbreak.jpg", "图.jpg", "./output=x.jpg", "???", "${b}${", "\udcff.jpg"]
     for name in odd:
         shutil.copy(golden_paths()[0], os.fsencode(name))
     given = [*odd[:3], "-", *odd[3:], "output=out.jsonl", f"checkpoint={SMALL.checkpoint}", "device=cpu", "num_workers=1"]
     listed = b"\0".join([*map(os.fsencode, odd), b"nowhere.jpg"])
     done = subprocess.run(command(*given), input=listed, capture_output=True, timeout=240, check=False)
     assert done.returncode == 3, done.stderr.decode()
-    assert b"1 of the 13 pictures have no score; the reasons are in out.jsonl" in done.stderr
+    assert b"1 of the 17 pictures have no score; the reasons are in out.jsonl" in done.stderr
     assert b"Traceback" not in done.stderr
     assert b"no score: nowhere.jpg: FileNotFoundError: No such file or directory" in done.stdout
     rows = rows_of("out.jsonl")
-    printed = [*odd[:5], "\\xff.jpg"]
+    printed = [*odd[:-1], "\\xff.jpg"]
     assert [row["image_path"] for row in rows] == [*printed[:3], *printed, "nowhere.jpg", *printed[3:]]
     scores = [row["pred"] for row in rows if row["status"] == "ok"]
-    assert len(scores) == 12
+    assert len(scores) == 16
     assert max(scores) - min(scores) < 1e-5
+
+
+def test_control_c() -> None:
+    """Rows until then are kept, nothing is printed but what to do, and no process stays behind."""
+    more = ["output=out.jsonl", f"checkpoint={SMALL.checkpoint}", "device=cpu", "num_workers=1", "batch_size=1"]
+    process = subprocess.Popen(command("-", *more), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    assert process.stdin is not None
+    process.stdin.write(b"".join(os.fsencode(path) + b"\n" for path in golden_paths()[:9]))  # and no end: it waits for more
+    process.stdin.flush()
+    until = time.monotonic() + 120
+    while not (Path("out.jsonl.partial").exists() and Path("out.jsonl.partial").read_bytes().count(b"\n") > 3):
+        assert process.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.decode().strip() == "interrupted; go on with resume=true"
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_nothing_scored() -> None:

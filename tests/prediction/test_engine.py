@@ -12,8 +12,9 @@ import torch
 from flat_detector import FlatDetector
 from golden_set import SMALL
 from PIL import Image
+from torch import Tensor
 
-from mirror_pl.detectors import CropPolicy, MirrorDetector
+from mirror_pl.detectors import CropPolicy, MirrorDetector, Verdict
 from mirror_pl.errors import ConfigError
 from mirror_pl.prediction import Item, device_of, expand, pictures_at_once, score, workers_of
 from mirror_pl.prediction.engine import Batch
@@ -73,6 +74,30 @@ def test_items_are_taken_lazily() -> None:
 
     assert len(list(islice(score(endless(), FlatDetector(), batch_size=4, num_workers=2), 8))) == 8
     assert taken < 50
+
+
+class SmallMemory(FlatDetector):
+    """Has room for two crops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = 0
+
+    def score(self, pixels: Tensor) -> Verdict:
+        if len(pixels) > 2:
+            self.refused += 1
+            raise torch.OutOfMemoryError("out of memory")
+        return super().score(pixels)
+
+
+def test_what_does_not_fit_is_learnt_once() -> None:
+    write_pictures(24)
+    detector = SmallMemory()
+    with pytest.warns(UserWarning, match="do not fit into memory"):
+        found = list(score(expand(["in"]), detector, batch_size=8))
+    assert detector.refused == 2, "eight, then four; and no batch after the first is tried whole again"
+    for (_, prediction), (_, whole) in zip(found, score(expand(["in"]), FlatDetector(), batch_size=8), strict=True):
+        assert prediction.logit == pytest.approx(whole.logit, abs=1e-6)
 
 
 def test_settings() -> None:

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 
 import hydra
 import yaml
@@ -21,10 +20,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mirror_pl.config.plain_paths import paths_token, take_paths
 from mirror_pl.config.sweep import JobOutcome, failures, fit_into_sweep, in_sweep, refuse_sweep_a_process, setting_of
 from mirror_pl.errors import (
     EXIT_DEFECT,
     EXIT_INCOMPLETE,
+    EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,
     BenchmarkAbsentError,
     ConfigError,
@@ -46,7 +47,7 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
     """Make a command's main function: Hydra composes ``configs/{config_name}.yaml`` with the command line.
 
     With `inputs`, a setting that its config leaves to ``${inputs:}``, plain paths before the first ``key=value`` are its
-    value: ``mirror_pl.report a b level=0.9`` is ``runs=[a,b] level=0.9``, whatever characters are in a path.
+    value, see `take_paths`.
 
     A `MirrorError` becomes a message on standard error and the error's exit code, in a sweep after all jobs have run; other
     errors keep their traceback.
@@ -56,10 +57,10 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
         def run() -> None:
             @functools.wraps(main)
             def run_one(cfg: DictConfig) -> JobOutcome:
-                job = " ".join(HydraConfig.get().overrides.task)
-                _chosen[:] = HydraConfig.get().overrides.task
-                code = 0
+                job, code = "", 0
                 try:
+                    _chosen[:] = HydraConfig.get().overrides.task  # which fails where one has an interpolation that does
+                    job = " ".join(_chosen)
                     fit_into_sweep(cfg)
                     main(cfg)
                 except (MirrorError, OmegaConfBaseException) as error:
@@ -83,14 +84,20 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
                     stream.reconfigure(errors="backslashreplace")
             try:
                 if inputs is not None:
-                    sys.argv[1:] = _take_inputs(sys.argv[1:], inputs, config_name)
+                    known = _settings_of(config_name)
+                    sys.argv[1:] = take_paths(sys.argv[1:], inputs, lambda key: setting_of(key) in known)
                 check_overrides(sys.argv[1:], config_name)
                 if {"-m", "--multirun"} & {*sys.argv[1:]}:
                     refuse_sweep_a_process()
             except MirrorError as error:
                 raise SystemExit(_report(error)) from error
             register_resolvers()
-            hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
+            try:
+                hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
+            except KeyboardInterrupt:
+                hint = "; go on with resume=true" if "resume" in _settings_of(config_name) else ""
+                print(f"\ninterrupted{hint}", file=sys.stderr)
+                raise SystemExit(EXIT_INTERRUPTED) from None
             if failures():
                 print(f"error: {len(failures())} of the sweep's jobs failed or had no data:", file=sys.stderr)
                 for failure in failures():
@@ -167,49 +174,6 @@ def _settings_of(config_name: str) -> list[str]:
     return sorted({*defaults, *groups, "hydra"} - {"defaults"})
 
 
-_inputs: list[str] = []
-"""The plain paths of this command line, for ``${inputs:}``."""
-
-
-def _take_inputs(arguments: list[str], setting: str, config_name: str) -> list[str]:
-    """Keep the plain paths before the first ``key=value`` or option as inputs, and return the rest.
-
-    Raises:
-        ConfigError: If a path comes later, or `setting` is given as well.
-    """
-    known = _settings_of(config_name)
-
-    def is_path(argument: str) -> bool:
-        key, equals, _ = argument.partition("=")
-        of_a_setting = bool(equals) and setting_of(key) in known
-        return argument == "-" or not (argument.startswith("-") or of_a_setting or (equals and not Path(argument).exists()))
-
-    count = next((n for n, argument in enumerate(arguments) if not is_path(argument)), len(arguments))
-    _inputs[:], rest = arguments[:count], arguments[count:]
-    late = [argument for argument in rest if "=" not in argument and not argument.startswith("-")]
-    if late and not any(argument in _TAKE_A_VALUE for argument in rest):
-        raise ConfigError(f"{late[0]}: paths come before the first key=value; or give {setting}=[...]")
-    if _inputs and any(argument.startswith(f"{setting}=") for argument in rest):
-        raise ConfigError(f"{setting}: given as paths and as {setting}=; give one of the two")
-    return rest
-
-
-_TAKE_A_VALUE = (
-    "--cfg",
-    "-c",
-    "--package",
-    "-p",
-    "--config-dir",
-    "-cd",
-    "--config-path",
-    "-cp",
-    "--config-name",
-    "-cn",
-    "--info",
-)
-"""Hydra's options whose value may stand apart."""
-
-
 def check_choices(overrides: Sequence[str]) -> None:
     """Refuse an unknown option of a config group, such as a misspelt benchmark, naming the nearest one.
 
@@ -235,7 +199,7 @@ def check_choices(overrides: Sequence[str]) -> None:
 def register_resolvers() -> None:
     """Make known what configs may ask for: ``${miniature:...}``, files shipped with the package, and ``${inputs:}``."""
     OmegaConf.register_new_resolver("miniature", lambda name: str(miniature_dir() / name), replace=True)
-    OmegaConf.register_new_resolver("inputs", lambda: list(_inputs), replace=True)
+    OmegaConf.register_new_resolver("inputs", paths_token, replace=True)
 
 
 def _report(error: Exception) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Optional, TypeVar, Union, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mirror_pl.config.plain_paths import paths_in
 from mirror_pl.errors import ConfigError, nearest
 from mirror_pl.scores import Compat
 
@@ -398,6 +399,7 @@ def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     typed: Any = OmegaConf.structured(cls)
     types = get_type_hints(cls)
+    plain_paths: dict[str, list[str]] = {}
     for field in fields(cls):
         value = plain[field.name]
         if value == MISSING:
@@ -408,12 +410,17 @@ def read_settings(cfg: DictConfig, cls: type[Settings]) -> Settings:
             if unknown:
                 raise ConfigError(f"phase.{unknown[0]}: there is no such setting.{nearest(str(unknown[0]), known)}")
             value = {name: value.get(name) for name in known}
+        if types[field.name] == list[str] and isinstance(value, str) and (paths := paths_in(value)) is not None:
+            plain_paths[field.name] = paths  # whatever is in them, it is no interpolation
+            continue
         try:
             typed = OmegaConf.merge(typed, {field.name: value})
         except OmegaConfBaseException as error:
             raise ConfigError(f"{field.name}: {str(error).splitlines()[0]}") from error
         if not isinstance(value, dict):
             cfg[field.name] = typed[field.name]
-    settings: Any = OmegaConf.to_object(typed)
+    settings: Any = OmegaConf.to_object(OmegaConf.merge(typed, {name: [] for name in plain_paths}))
+    for name, paths in plain_paths.items():
+        setattr(settings, name, paths)
     settings.check()
     return settings

@@ -48,7 +48,7 @@ class Detector(nn.Module, ABC):
         if pixels.dtype != torch.uint8 and not pixels.is_floating_point():
             raise ValueError(f"pixels must be uint8 in [0, 255] or floating point in [0, 1], got {pixels.dtype}")
         if pixels.dtype == torch.uint8:
-            pixels = pixels.float() / 255
+            pixels = pixels.float().div_(255)
         return self.score(pixels)
 
     @overload

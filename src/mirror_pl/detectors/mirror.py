@@ -37,7 +37,7 @@ class Normalise(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalise ``(B, 3, H, W)`` pixels in [0, 1]."""
-        return (pixels - self.mean) / self.std
+        return (pixels - self.mean).div_(self.std)
 
 
 class Judgement(NamedTuple):

@@ -143,6 +143,7 @@ def predict_all(
     policy: CropPolicy | None = None,
     batch_size: int = 16,
     precision: str = "32-true",
+    scorer: SplittingScorer | None = None,
 ) -> list[Prediction]:
     """Score pictures that were prepared with the policy's crops, and return one prediction each, in their order.
 
@@ -152,6 +153,7 @@ def predict_all(
         policy: What becomes of the crops; None takes the central one.
         batch_size: Crops at a time, at most. What does not fit into memory is split.
         precision: One of `PRECISIONS`.
+        scorer: The detector's, which is handed in by who calls more than once: it knows how many crops fit into memory.
 
     Raises:
         ConfigError: If a setting is out of range, the detector is in train mode, or a single crop does not fit into memory.
@@ -168,7 +170,7 @@ def predict_all(
     if not whole:
         return [_prediction(picture) for picture in pictures]
     pixels = torch.from_numpy(np.concatenate(whole)).permute(0, 3, 1, 2)
-    score = SplittingScorer(detector)
+    score = scorer or SplittingScorer(detector)
     kind = PRECISIONS[precision]
     found: list[tuple[Tensor, dict[str, Tensor]]] = []
     autocast = nullcontext() if kind is None else torch.autocast(device.type, kind)

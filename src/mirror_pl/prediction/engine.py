@@ -10,6 +10,7 @@ from typing import Final, TypeAlias
 import torch
 
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
+from mirror_pl.detectors.out_of_memory import SplittingScorer
 from mirror_pl.detectors.prediction import PreparedPicture, predict_all
 from mirror_pl.errors import ConfigError
 from mirror_pl.prediction.decoding import prepared
@@ -55,10 +56,16 @@ def score(
     policy, limits = policy or CropPolicy(), limits or Limits()
     at_once = pictures_at_once(batch_size, policy)
     ahead = 2 * (at_once + num_workers)
+    scorer = SplittingScorer(detector)
     with prepared(items, detector.spec, policy.crops, limits, num_workers, ahead) as pictures:
         while batch := list(islice(pictures, at_once)):
             predictions = predict_all(
-                detector, [picture for _, picture in batch], policy=policy, batch_size=batch_size, precision=precision
+                detector,
+                [picture for _, picture in batch],
+                policy=policy,
+                batch_size=batch_size,
+                precision=precision,
+                scorer=scorer,
             )
             if on_batch is not None:
                 on_batch([(*pair, prediction) for pair, prediction in zip(batch, predictions, strict=True)])

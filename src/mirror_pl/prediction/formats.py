@@ -14,7 +14,7 @@ from mirror_pl.prediction.rows import Row
 
 Writer = Callable[[Path, Iterable[Row], Sequence[str]], None]
 
-ROW_GROUP: Final = 2**16
+ROW_GROUP: Final = 2**13
 """Rows that a Parquet file has in memory at a time."""
 UNSCORED: Final = -1
 """``pred`` in a JSON file of a picture without a score."""
