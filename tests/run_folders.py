@@ -13,9 +13,6 @@ import yaml
 
 from mirror_pl.scores import Status, make_table, write_table
 
-TINY = {"family": "dinov3", "width": 32, "depth": 2, "heads": 4, "mlp_width": 64, "gated_mlp": True, "registers": 4}
-LARGE = {"family": "dinov3", "width": 1024, "depth": 24, "heads": 16, "mlp_width": 4096, "registers": 4}
-
 
 @dataclass
 class Run:
@@ -29,7 +26,8 @@ class Run:
     sha256: str | None = None
     memory: str | None = None
     precision: str = "32-true"
-    backbone: Mapping[str, Any] = field(default_factory=lambda: TINY)
+    name: str = "mirror/tiny"
+    facts: Mapping[str, Any] = field(default_factory=dict)
     data_root: str = "/data"
     finished: str = "2026-11-01T10:00:00+00:00"
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -65,8 +63,9 @@ class Run:
             "checkpoint": {"path": self.checkpoint, "sha256": self.sha256 or self.checkpoint.encode().hex().ljust(64, "0")},
             "memory": {"path": self.memory, "sha256": self.memory},
             "miniature": False,
-            "detector": {"backbone": self.backbone},
+            "detector": {"name": self.name},
             "precision": self.precision,
+            **self.facts,
         }
         self.write_json(folder / "run.json", facts)
         return folder

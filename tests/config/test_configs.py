@@ -11,7 +11,8 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
-from mirror_pl.config.build import build, build_backbone, build_manifest, build_trainer
+from mirror_pl.config.build import build, build_manifest, build_trainer
+from mirror_pl.config.build_detector import build_backbone
 from mirror_pl.config.command import check_choices, check_overrides, compose
 from mirror_pl.config.settings import BackboneSettings, ConvertSettings, EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
@@ -33,7 +34,7 @@ def test_every_option_composes(group: str, option: str) -> None:
 
 def test_every_known_backbone_has_a_config_and_the_other_way_round() -> None:
     names = {option for group, option in OPTIONS if group == "backbone"}
-    assert names == {"auto", *KNOWN_BACKBONES}
+    assert names == {"auto", "clip_l", *KNOWN_BACKBONES}, "CLIP is UnivFD's, and no backbone of MIRROR's"
     for name in KNOWN_BACKBONES:
         settings = read_settings(compose("eval", [f"backbone={name}"]), EvalSettings)
         assert build_backbone(settings.backbone) == known_backbone(name)

@@ -18,7 +18,7 @@ from golden_set import SMALL
 from safetensors.torch import load_file, save_file
 
 import mirror_pl.eval
-from mirror_pl.config import build
+from mirror_pl.config import build_detector as build
 from mirror_pl.config.command import compose
 from mirror_pl.config.settings import EvalSettings, read_settings
 from mirror_pl.detectors import MirrorDetector, load_detector
@@ -175,7 +175,7 @@ def test_weights_outside_the_checkpoint_count(loads: list[Any], tmp_path: Path) 
 
 def test_a_variant_that_the_checkpoint_is_not_is_refused() -> None:
     with pytest.raises(
-        ConfigError, match=r"detector=direct: its head looks at cls, that of .* at perplexity, residual, cls"
+        ConfigError, match=r"detector=direct: .* holds a mirror, whose head looks at perplexity, residual, cls"
     ):
         detector_of(f"checkpoint={SMALL.checkpoint}", "detector=direct")
     assert build._kept is None

@@ -269,7 +269,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
         assert str(tmp_path / name) in message
     assert "holds a list" in error_of(save(tmp_path / "list.pth", [1, 2]))
     assert "is not a detector's checkpoint" in error_of(save(tmp_path / "other.pth", {"epoch": 1, "loss": 0.5}))
-    assert "holds no detector" in error_of(save(tmp_path / "resnet.pth", {"conv1.weight": torch.zeros(3)}))
+    assert "holds no MIRROR" in error_of(save(tmp_path / "resnet.pth", {"conv1.weight": torch.zeros(3)}))
     assert "Phase-1 memory bank" in error_of(SMALL.memory_path)
     assert "backbone.path=FOLDER" in error_of(SMALL.backbone_path)
     (tmp_path / "nothing").mkdir()

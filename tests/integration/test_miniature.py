@@ -52,6 +52,8 @@ def test_the_chain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
     world = f"phase.world={tmp_path}/run/world"
     assert "memory" not in chain(tmp_path / "direct", world, "detector=direct")["seconds"]  # type: ignore[operator]
+    assert "memory" not in chain(tmp_path / "probe", world, "detector=linear_probe")["seconds"]  # type: ignore[operator]
+    assert json.loads((tmp_path / "probe/detector/run.json").read_text())["detector"]["head"]["hidden"] == 0
     chain(tmp_path / "mixed", world, "phase.bank=mixed")
     assert json.loads((tmp_path / "mixed/memory/run.json").read_text())["images"]["used"] == reals + fakes
 

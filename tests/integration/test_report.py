@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from golden_set import SMALL
 from PIL import Image
-from run_folders import LARGE, Run, images
+from run_folders import Run, images
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError
@@ -78,7 +78,14 @@ def test_detectors_side_by_side(tmp_path: Path) -> None:
     for name, right in (("good", 0.9), ("bad", 0.6)):
         for benchmark, group in (("univfd", "standard"), ("genimage", "standard"), ("wildrf", "in-the-wild")):
             seed = len(benchmark) + len(name)
-            one = Run(images(SUBSETS, right, seed, benchmark), benchmark, benchmark, group, f"/w/{name}.pth", backbone=LARGE)
+            one = Run(
+                images(SUBSETS, right, seed, benchmark),
+                benchmark,
+                benchmark,
+                group,
+                f"/w/{name}.pth",
+                name="mirror/dinov3_l",
+            )
             one.write(tmp_path / f"{benchmark}_{name}")
     content = report(tmp_path)
     assert [b["name"] for b in content["benchmarks"]] == ["genimage", "univfd", "wildrf"], "in the published order"

@@ -5,45 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from golden_set import SMALL
-from hydra.core.global_hydra import GlobalHydra
+from sweeps import Call
 
-import mirror_pl.eval
 from mirror_pl.config.command import compose
 from mirror_pl.config.sweep import data_last, job_name, without_folder
-
-
-class Sweep(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-Call = Callable[..., Sweep]
-
-
-@pytest.fixture
-def sweep(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Call the command as the shell would, in this process."""
-
-    def call(*arguments: str) -> Sweep:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["eval", *arguments])
-        GlobalHydra.instance().clear()
-        code = 0
-        try:
-            mirror_pl.eval.main()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        return Sweep(code, *capsys.readouterr())
-
-    return call
 
 
 def start(*arguments: str, timeout_s: float = 280, **environment: str) -> subprocess.CompletedProcess[str]:

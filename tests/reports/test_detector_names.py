@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from run_folders import Run, images
@@ -15,10 +13,6 @@ from mirror_pl.reports.gathered_runs import GatheredRun, find_runs
 IMAGES = images({"a": (2, 2)})
 
 
-def base_of(detector: Mapping[str, Any]) -> str:
-    return "mirror/tiny"
-
-
 def gathered(folder: Path, *runs: Run) -> list[GatheredRun]:
     for number, run in enumerate(runs):
         run.write(folder / f"{number:02d}")
@@ -26,7 +20,7 @@ def gathered(folder: Path, *runs: Run) -> list[GatheredRun]:
 
 
 def labels(folder: Path, *runs: Run) -> list[str]:
-    return [detector.label for detector in name_detectors(gathered(folder, *runs), base_of)]
+    return [detector.label for detector in name_detectors(gathered(folder, *runs))]
 
 
 def test_a_detector_alone_has_the_short_name(tmp_path: Path) -> None:
@@ -64,7 +58,7 @@ def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> 
         Run(IMAGES, compat="published"),
         Run(IMAGES, settings={"perturbation": {"name": "jpeg_70"}, "tf32": True}),
     ]
-    named = name_detectors(gathered(tmp_path, *runs), base_of)
+    named = name_detectors(gathered(tmp_path, *runs))
     assert [detector.label for detector in named] == [
         "mirror/tiny (its own memory, 32-true)",
         "mirror/tiny (its own memory, bf16-mixed)",
@@ -73,6 +67,24 @@ def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> 
         "mirror/tiny (its own memory, 32-true, tf32, perturbation jpeg_70)",
     ]
     assert [detector.published_as is None for detector in named] == [False, False, False, False, True]
+
+
+def test_crops_are_named_where_they_are_not_those_of_the_published_evaluation(tmp_path: Path) -> None:
+    windows = {"crops": "windows", "aggregate": "mean", "of": "logit"}
+    runs = [
+        Run(IMAGES, name="B-Free", facts={"protocol": {**windows, "as_published": True}}),
+        Run(IMAGES, name="B-Free", facts={"protocol": {**windows, "aggregate": "max", "as_published": False}}),
+        Run(IMAGES, checkpoint="/w/fc.pth", name="UnivFD", facts={"backbone": {"path": "/w/clip", "sha256": "d" * 64}}),
+        Run(IMAGES, checkpoint="/w/fc.pth", name="UnivFD", facts={"backbone": {"path": "/w/other", "sha256": "e" * 64}}),
+    ]
+    named = name_detectors(gathered(tmp_path, *runs))
+    assert [detector.label for detector in named] == [
+        "B-Free",
+        "B-Free (crops windows, max of logits)",
+        "UnivFD (backbone dddddddd)",
+        "UnivFD (backbone eeeeeeee)",
+    ]
+    assert [detector.published_as for detector in named] == ["B-Free", None, "UnivFD", "UnivFD"]
 
 
 def test_a_variant_is_named_where_there_is_no_other(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
-"""From composed configs to objects: typed ones for detector and benchmark, ``_target_`` for what is plugged in."""
+"""From composed configs to objects: a typed one for the benchmark, ``_target_`` for what is plugged in."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.benchmarks import Manifest
 from mirror_pl.config.manifests import manifest_from
-from mirror_pl.config.settings import BackboneSettings, DetectorSettings
-from mirror_pl.detectors import BackboneConfig, CropPolicy, MirrorDetector, load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
-from mirror_pl.detectors.checkpoint import backbone_source
-from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.errors import ConfigError, name_list
-from mirror_pl.files import path_state
-from mirror_pl.locate import miniature_dir
 
 if TYPE_CHECKING:
     import lightning as L
-    import torch
 
     from mirror_pl.experiment.safe_logger import SafeLogger
 
@@ -53,113 +43,6 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
 def build_manifest(cfg: DictConfig) -> Manifest:
     """Return the benchmark that ``benchmark=`` chose."""
     return manifest_from(cfg.benchmark)
-
-
-def build_backbone(settings: BackboneSettings) -> BackboneConfig | None:
-    """Return the architecture that ``backbone=`` or ``backbone.path=`` chose; None leaves it to the checkpoint."""
-    folder = backbone_folder(settings)
-    if folder is not None:
-        return read_backbone_folder(folder)
-    return None if settings.name is None else known_backbone(settings.name)
-
-
-def backbone_folder(settings: BackboneSettings) -> Path | None:
-    """Return the Hugging Face folder that ``backbone.path=`` named."""
-    return None if settings.path is None else Path(settings.path)
-
-
-def checkpoint_of(settings: DetectorSettings) -> str:
-    """Return the checkpoint that was named, or that backbone or benchmark bring.
-
-    Raises:
-        ConfigError: If there is none.
-    """
-    if settings.checkpoint is None:
-        weights = f"there are no published weights for backbone={settings.backbone.name}"
-        raise ConfigError(
-            f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
-            "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
-        )
-    return settings.checkpoint
-
-
-def build_policy(settings: DetectorSettings) -> CropPolicy:
-    """Return which crops are scored and how they become one score.
-
-    Raises:
-        ConfigError: If a setting is none of those there are, or out of range.
-    """
-    return CropPolicy(settings.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A detector, what it was asked for with, and what its tensors were when it was loaded."""
-
-    request: tuple[Any, ...]
-    tensors: dict[str, tuple[torch.dtype, torch.Size]]
-    detector: MirrorDetector
-
-
-_kept: _Kept | None = None
-"""The detector of the job before. One only: two large ones would not fit into the memory that one was planned for."""
-
-
-def build_detector(settings: DetectorSettings) -> tuple[MirrorDetector, bool]:
-    """Load the detector that ``checkpoint``, ``memory_path`` and ``backbone`` name, or hand out that of the job before.
-
-    The jobs of a sweep run one after another in one process. A job gets the detector of the one before if all settings that
-    make a detector are the same, its files have not been written to, and the job before left its tensors as they were: a
-    precision that rounds the weights, or a strategy that wraps modules, does not.
-
-    Returns:
-        The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer.
-
-    Raises:
-        ConfigError: If there is no checkpoint to load, or it is of another variant than was named.
-        CheckpointError: As `load_detector`.
-    """
-    global _kept
-    checkpoint = checkpoint_of(settings)
-    kept, _kept = _kept, None
-    backbone, folder = build_backbone(settings.backbone), backbone_folder(settings.backbone)
-    source = backbone_source(checkpoint, folder)  # with its hash, where the checkpoint holds no backbone weights
-    paths = [None if path is None else Path(path).resolve() for path in (checkpoint, settings.memory_path)]
-    # Before the load: files that change while they are read are not those that were asked for.
-    states = ((path, path and path_state(path)) for path in paths)
-    request = (settings.detector, settings.compile, backbone, source, *states)
-    if kept is not None and kept.request == request and kept.tensors == _tensors_of(kept.detector):
-        _kept = kept
-        return kept.detector.requires_grad_(False).eval(), True
-    if kept is not None:
-        del kept
-        gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
-    detector = load_detector(
-        checkpoint,
-        backbone=backbone,
-        backbone_folder=folder,
-        memory_path=settings.memory_path,
-        merge=settings.detector.merge_lora,
-    )
-    _check_variant(settings, detector)
-    if settings.compile:
-        detector.backbone.compile()
-    _kept = _Kept(request, _tensors_of(detector), detector)
-    return detector, False
-
-
-def _check_variant(settings: DetectorSettings, detector: MirrorDetector) -> None:
-    """Hold a checkpoint against the variant that was named; ``detector=mirror`` takes what the checkpoint says it is."""
-    asked, found = list(settings.detector.head["inputs"]), list(detector.config.head.inputs)
-    if settings.detector.name != "mirror" and asked != found:
-        raise ConfigError(
-            f"detector={settings.detector.name}: its head looks at {', '.join(asked)}, that of {settings.checkpoint} at "
-            f"{', '.join(found)}; leave detector out to evaluate what the checkpoint holds"
-        )
-
-
-def _tensors_of(detector: MirrorDetector) -> dict[str, tuple[torch.dtype, torch.Size]]:
-    return {name: (tensor.dtype, tensor.shape) for name, tensor in detector.state_dict().items()}
 
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:
@@ -261,11 +144,6 @@ def start_loggers(trainer: L.Trainer) -> None:
         if isinstance(logger, SafeLogger):
             logger.start()
     trainer.loggers = [logger for logger in trainer.loggers if not getattr(logger, "failed", False)]
-
-
-def is_miniature(checkpoint: str | None) -> bool:
-    """Whether the checkpoint is the one shipped with the package, which is no detector for the real world."""
-    return checkpoint is not None and Path(checkpoint).resolve().is_relative_to(miniature_dir().resolve())
 
 
 def _targets(node: Any) -> Iterator[str]:

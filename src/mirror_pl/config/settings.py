@@ -30,7 +30,7 @@ class LoadSettings:
 
     name: str
     merge_lora: bool
-    head: dict[str, Any]
+    size: Optional[dict[str, int]]
 
 
 @dataclass
@@ -42,7 +42,7 @@ class DetectorSettings:
     checkpoint: Optional[str]
     memory_path: Optional[str]
     compile: bool
-    crops: str
+    crops: Optional[str]
     aggregate: str
     aggregate_of: str
     top_fraction: float
@@ -264,7 +264,7 @@ class MemoryPhaseSettings:
 
 @dataclass
 class DetectorPhaseSettings:
-    """What Phase 2 learns, and how; ``configs/phase/detector.yaml`` says what each is."""
+    """What Phase 2 and the probe learn, and how; ``configs/phase/detector.yaml`` says what each is."""
 
     name: str
     epochs: int
@@ -317,7 +317,7 @@ class MemoryTrainSettings(TrainSettings):
 
 @dataclass
 class DetectorTrainSettings(TrainSettings):
-    """Settings of ``mirror_pl.train phase=detector``."""
+    """Settings of ``mirror_pl.train phase=detector`` and ``phase=probe``."""
 
     phase: DetectorPhaseSettings
     memory_path: Optional[str]
@@ -366,11 +366,11 @@ def read_train_settings(cfg: DictConfig) -> AnyTrainSettings:
     name = cfg.phase.get("name")
     if name == "memory":
         return read_settings(cfg, MemoryTrainSettings)
-    if name == "detector":
+    if name in ("detector", "probe"):
         return read_settings(cfg, DetectorTrainSettings)
     if name == "miniature":
         return read_settings(cfg, MiniatureSettings)
-    raise ConfigError(f"phase.name must be memory, detector or miniature, got {name}")
+    raise ConfigError(f"phase.name must be memory, detector, probe or miniature, got {name}")
 
 
 Settings = TypeVar(

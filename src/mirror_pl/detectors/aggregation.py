@@ -48,6 +48,10 @@ class CropPolicy:
         """Crops an image."""
         return crop_count(self.crops)
 
+    def is_same_as(self, other: CropPolicy) -> bool:
+        """Whether the two give every image the same score: one crop is the image's score, however it is aggregated."""
+        return self.crops == other.crops and (self.count == 1 or self == other)
+
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return ``logit`` and ``p_fake`` ``(B,)`` float32 of images, from their crops' logits ``(B, C)``.
 

@@ -11,7 +11,7 @@ import torch
 
 from mirror_pl.detectors.bfree import BfreeDetector, load_bfree
 from mirror_pl.detectors.dda import DdaDetector, load_dda
-from mirror_pl.detectors.linear_probe import LinearProbe
+from mirror_pl.detectors.linear_probe import LinearProbe, VitSize
 from mirror_pl.detectors.univfd import UnivfdDetector, load_univfd
 from mirror_pl.errors import ConfigError, nearest
 
@@ -22,8 +22,8 @@ class Baseline:
 
     Attributes:
         detector: Its class, which says title, licence and crops.
-        load: Called with the checkpoint; and, by name, with `device` and `dtype`, `clip` if `needs_backbone`, and `merge` if
-            `has_adapters`.
+        load: Called with the checkpoint; and, by name, with `device` and `dtype`, `clip` if `needs_backbone`, `merge` if
+            `has_adapters`, and `size` where another one than the published is asked for.
         files: What the checkpoint is, in one line.
         needs_backbone: Whether the backbone's weights are in a folder of their own.
         has_adapters: Whether there are any to merge.
@@ -51,6 +51,7 @@ def load_baseline(
     *,
     backbone_folder: str | Path | None = None,
     merge: bool = True,
+    size: VitSize | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> LinearProbe:
@@ -61,6 +62,7 @@ def load_baseline(
         checkpoint: Its published file or folder.
         backbone_folder: Where the backbone's weights are, for a detector whose file does not hold them.
         merge: Fold adapters into the weights, where there are any.
+        size: Of its backbone, where it is not the published one; UnivFD's folder says it itself.
         device: Where its tensors are put.
         dtype: Of the backbone's weights.
 
@@ -76,4 +78,5 @@ def load_baseline(
         raise ConfigError(f"{name}: the backbone's folder {wanted}. Expected {baseline.files}")
     backbone = {"clip": backbone_folder} if baseline.needs_backbone else {}
     adapters = {"merge": merge} if baseline.has_adapters else {}
-    return baseline.load(checkpoint, device=device, dtype=dtype, **backbone, **adapters)
+    sizes = {} if size is None else {"size": size}
+    return baseline.load(checkpoint, device=device, dtype=dtype, **backbone, **adapters, **sizes)

@@ -8,7 +8,7 @@ detector do: windows of images of all sizes make up a batch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
@@ -68,11 +68,10 @@ class BfreeDetector(LinearProbe):
     title = "B-Free"
     licence = "code and weights by GRIP-UNINA, for non-profit use only; DINOv2, which they are built on, Apache-2.0"
     restricted = True
-    protocol = WINDOWS
+    protocol: ClassVar[CropPolicy] = WINDOWS
 
     def __init__(self, size: VitSize = VIT_B) -> None:
-        super().__init__(SPEC, RegisterBackbone(size), size.width)
-        self.size = size
+        super().__init__(SPEC, RegisterBackbone(size), size, size.width)
 
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the CLS token ``(B, D)`` of normalised pixels ``(B, 3, 504, 504)``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from mirror_pl.errors import ConfigError, name_list, nearest
@@ -106,7 +106,7 @@ class HeadConfig:
         perplexity_width: Features that the perplexity branch makes of its two numbers.
         residual_hidden: Hidden features of the residual branch.
         residual_width: Features that it ends with.
-        hidden: Hidden features of the classifier.
+        hidden: Hidden features of the classifier; with 0 it is one linear layer.
         dropout: In training, share of the hidden features set to 0.
     """
 
@@ -121,9 +121,9 @@ class HeadConfig:
         known = get_args(HeadInput)
         if not self.inputs or len(set(self.inputs)) < len(self.inputs) or not set(self.inputs) <= set(known):
             raise ConfigError(f"head inputs must be some of {name_list(known)}, each once, got {list(self.inputs)}")
-        for name in ("perplexity_width", "residual_hidden", "residual_width", "hidden"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"head {name} must be at least 1, got {getattr(self, name)}")
+        for name, least in (("perplexity_width", 1), ("residual_hidden", 1), ("residual_width", 1), ("hidden", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"head {name} must be at least {least}, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"head dropout must be at least 0 and less than 1, got {self.dropout}")
 
@@ -131,6 +131,11 @@ class HeadConfig:
     def needs_bank(self) -> bool:
         """Whether anything that the head looks at is made by a memory bank."""
         return set(self.inputs) != {"cls"}
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the classifier is one layer; with nothing but "cls", the head is a logistic regression."""
+        return self.hidden == 0
 
 
 @dataclass(frozen=True)
@@ -207,6 +212,10 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         raise ConfigError(
             f"{where}: unknown key {unknown[0]!r}.{nearest(str(unknown[0]), known)} Known: {name_list(known, 20)}"
         )
+    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
+    missing = [key for key in required if key not in values]
+    if missing:
+        raise ConfigError(f"{where}: {name_list(missing)} not given")
     types = get_type_hints(cls)
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     for key, value in plain.items():

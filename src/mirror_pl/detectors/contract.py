@@ -6,7 +6,8 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, overload
+from dataclasses import asdict
+from typing import Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +26,24 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         protocol: Which crops its published evaluation looks at, and how they become one score.
+        backbone: The part that nearly all the time goes to, and that ``compile=true`` compiles.
     """
 
-    protocol: CropPolicy = CropPolicy()
+    protocol: ClassVar[CropPolicy] = CropPolicy()
+    backbone: nn.Module
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
         self.spec = spec
+
+    @property
+    def name(self) -> str:
+        """What it is called in reports: among the published numbers, where it has any there."""
+        return type(self).__name__
+
+    def description(self) -> dict[str, Any]:
+        """Return what it is, in plain values, for records: ``name``, ``preprocess``, and what else its kind has."""
+        return {"name": self.name, "preprocess": asdict(self.spec)}
 
     def forward(self, pixels: Tensor) -> Verdict:
         """Score a batch of images.

@@ -55,8 +55,7 @@ class DdaDetector(LinearProbe):
         )
         if lora is not None:
             add_lora(backbone, lora, _TARGETS)
-        super().__init__(SPEC, backbone, size.width)
-        self.size = size
+        super().__init__(SPEC, backbone, size, size.width)
         self.lora = lora
 
     def feature(self, pixels: Tensor) -> Tensor:

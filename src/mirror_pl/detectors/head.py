@@ -35,11 +35,15 @@ class DualBranchHead(nn.Module):
             joined += config.residual_width
         if "cls" in config.inputs:
             joined += width
-        self.classifier = nn.Sequential(
-            nn.Linear(joined, config.hidden),
-            nn.ReLU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, 2),
+        self.classifier = (
+            nn.Linear(joined, 2)
+            if config.is_linear
+            else nn.Sequential(
+                nn.Linear(joined, config.hidden),
+                nn.ReLU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(config.hidden, 2),
+            )
         )
 
     def forward(self, perplexity: Tensor | None, mean_residual: Tensor | None, cls: Tensor) -> Tensor:

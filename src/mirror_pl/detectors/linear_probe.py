@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +50,16 @@ class LinearProbe(Detector):
         title: Its name in print.
         licence: Of code and weights, in one line.
         restricted: Whether that licence keeps some users from using it.
+        size: Of its backbone.
     """
 
     title: ClassVar[str]
     licence: ClassVar[str]
     restricted: ClassVar[bool] = False
 
-    def __init__(self, spec: PreprocessSpec, backbone: nn.Module, width: int) -> None:
+    def __init__(self, spec: PreprocessSpec, backbone: nn.Module, size: VitSize, width: int) -> None:
         super().__init__(spec)
+        self.size = size
         self.normalise = Normalise(spec.mean, spec.std)
         self.backbone = backbone
         self.head = nn.Linear(width, 1)
@@ -65,6 +67,15 @@ class LinearProbe(Detector):
     @abstractmethod
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the feature ``(B, D)`` of normalised pixels ``(B, 3, H, W)``, in the dtype of the backbone's weights."""
+
+    @property
+    def name(self) -> str:
+        """Its title."""
+        return self.title
+
+    def description(self) -> dict[str, Any]:
+        """Return what it is, in plain values."""
+        return {**super().description(), "size": asdict(self.size)}
 
     def score(self, pixels: Tensor) -> Verdict:
         """Score pixels ``(B, 3, H, W)`` in [0, 1].

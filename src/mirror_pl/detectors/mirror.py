@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.maps import TokenMaps, token_maps
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
 from mirror_pl.detectors.prediction import Picture, prepare
+from mirror_pl.detectors.variants import detector_name
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.decode import UndecodableImageError
@@ -60,6 +61,8 @@ class MirrorDetector(Detector):
     ``mean_residual`` ``(B, D)``.
     """
 
+    backbone: Backbone
+
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__(config.preprocess)
         self.config = config
@@ -71,6 +74,15 @@ class MirrorDetector(Detector):
         if config.memory_bank is not None:
             self.memory_bank = MemoryBank(width, config.memory_bank)
         self.head = DualBranchHead(width, config.head)
+
+    @property
+    def name(self) -> str:
+        """Variant and backbone, as in "mirror/dinov3_l"."""
+        return detector_name(self.config)
+
+    def description(self) -> dict[str, Any]:
+        """Return its name and config."""
+        return {"name": self.name, **self.config.to_dict()}
 
     def features(self, pixels: Tensor) -> Features:
         """Return CLS and the tokens that go to the bank, for pixels ``(B, 3, H, W)`` in [0, 1]."""

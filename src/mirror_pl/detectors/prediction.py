@@ -150,7 +150,7 @@ def predict_all(
     Args:
         detector: In eval mode; its device is where it is scored.
         pictures: From `prepare`.
-        policy: What becomes of the crops; None takes the central one.
+        policy: What becomes of the crops; None is the detector's protocol.
         batch_size: Crops at a time, at most. What does not fit into memory is split.
         precision: One of `PRECISIONS`.
         scorer: The detector's, which is handed in by who calls more than once: it knows how many crops fit into memory.
@@ -158,7 +158,7 @@ def predict_all(
     Raises:
         ConfigError: If a setting is out of range, the detector is in train mode, or a single crop does not fit into memory.
     """
-    policy = policy or CropPolicy()
+    policy = policy or detector.protocol
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     if precision not in PRECISIONS:

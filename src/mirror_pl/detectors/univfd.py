@@ -59,8 +59,7 @@ class UnivfdDetector(LinearProbe):
             projection_dim=projection,
             **_SETTINGS,
         )
-        super().__init__(SPEC, CLIPVisionModelWithProjection(config), projection)
-        self.size = size
+        super().__init__(SPEC, CLIPVisionModelWithProjection(config), size, projection)
 
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the embedding ``(B, D)`` of normalised pixels ``(B, 3, 224, 224)``."""

@@ -32,7 +32,7 @@ class DetectorModule(L.LightningModule):
         members: ``(subsets, groups)`` bool: whether the images of a group count in a subset; a batch's `groups` point
             into the groups.
         tf32: Let a GPU round the factors of the backbone's float32 products to TF32.
-        policy: How the scores of an image's crops become one; None where a batch has one crop an image.
+        policy: How the scores of an image's crops become one; None is the detector's protocol.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class DetectorModule(L.LightningModule):
         policy: CropPolicy | None = None,
     ) -> None:
         super().__init__()
-        self.policy = policy or CropPolicy()
+        self.policy = policy or detector.protocol
         self.detector = detector
         self.tf32 = tf32
         self.scorer = SplittingScorer(detector)

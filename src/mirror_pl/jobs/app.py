@@ -13,9 +13,8 @@ from mirror_pl.app_page.answer import Costs
 from mirror_pl.app_page.environment import private_folder
 from mirror_pl.app_page.port import is_local, listen
 from mirror_pl.app_page.uploads import UploadLimits, Uploads
-from mirror_pl.config.build import build_detector, build_policy, is_miniature
+from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.settings import AppSettings, read_settings
-from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError
 from mirror_pl.prediction import device_of
 from mirror_pl.prediction.engine import LARGEST_BATCH
@@ -49,8 +48,7 @@ def run(cfg: DictConfig) -> None:
         warnings.filterwarnings("ignore", module=r"gradio\.")  # how gradio uses pandas is for its makers
         batch_size = LARGEST_BATCH.get(device.type, 16) if settings.batch_size == "auto" else int(settings.batch_size)
         miniature = is_miniature(settings.checkpoint)
-        known = backbone_name(detector.config.backbone)
-        title = "the miniature" if miniature else f"MIRROR on {known or 'a backbone without a name'}"
+        title = "the miniature" if miniature else detector.name
         service = Service(
             detector,
             title,

@@ -12,7 +12,6 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.config.build import start_loggers
-from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import EXIT_DEFECT, MirrorError
 from mirror_pl.experiment.safe_logger import SafeLogger
 from mirror_pl.experiment.wandb_logger import SafeWandbLogger
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from mirror_pl.benchmarks import BenchmarkIndex
-    from mirror_pl.detectors import DetectorConfig
     from mirror_pl.reports import Delta
     from mirror_pl.scores import BenchmarkScores
 
@@ -80,7 +78,7 @@ def mirror(
     table: pa.Table,
     scores: BenchmarkScores,
     compared: Sequence[Delta],
-    detector: DetectorConfig,
+    detector: str,
     facts: Mapping[str, Any],
 ) -> None:
     """Show what an evaluation found; a dashboard that fails is left out, with a warning.
@@ -92,18 +90,17 @@ def mirror(
         table: The prediction table.
         scores: The report.
         compared: The published numbers beside the measured one.
-        detector: What was evaluated.
+        detector: Name of what was evaluated.
         facts: What ``run.json`` says of the run.
     """
-    name = f"mirror/{backbone_name(detector.backbone)}"
-    show_facts(trainer, {"detector_name": name, **{key: value for key, value in facts.items() if key != "config"}})
+    show_facts(trainer, {"detector_name": detector, **{key: value for key, value in facts.items() if key != "config"}})
 
     @cache  # for all loggers
     def samples() -> list[SampleImage]:
         return sample_images(index, table, cfg.logger.get("images", 0))
 
     def on_wandb(run: Any) -> None:
-        log_evaluation(run, index.manifest, table, scores, compared, name, samples())
+        log_evaluation(run, index.manifest, table, scores, compared, detector, samples())
         if cfg.logger.get("predictions", False):
             upload_predictions(run, Path(cfg.output_dir) / PREDICTIONS_FILE)
 

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mirror_pl.config.build import backbone_folder, checkpoint_of
-from mirror_pl.detectors.checkpoint import backbone_source
+from mirror_pl.config.build_detector import backbone_weights, checkpoint_of
 from mirror_pl.errors import CheckpointError
 from mirror_pl.files import kept_sha256
 from mirror_pl.labels import LABEL_NAMES
@@ -23,7 +22,7 @@ from mirror_pl.provenance import versions
 if TYPE_CHECKING:
     from mirror_pl.benchmarks import BenchmarkIndex
     from mirror_pl.config.settings import DetectorSettings, EvalSettings
-    from mirror_pl.detectors import DetectorConfig
+    from mirror_pl.detectors import Detector
     from mirror_pl.reports import RunFolder
 
 PATHS = ("data_root", "checkpoint", "memory_path", "reals", "backbone.path")
@@ -48,7 +47,7 @@ def weights_of(settings: DetectorSettings) -> dict[str, WeightsFile]:
         CheckpointError: If one cannot be read.
     """
     checkpoint = checkpoint_of(settings)
-    source = backbone_source(checkpoint, backbone_folder(settings.backbone))
+    source = backbone_weights(settings)
     found = {"checkpoint": _hashed("checkpoint", checkpoint), "memory": _hashed("memory_path", settings.memory_path)}
     return found if source is None else {**found, "backbone": WeightsFile(str(source.path), source.sha256)}
 
@@ -63,7 +62,7 @@ def _hashed(setting: str, path: str | None) -> WeightsFile:
 
 
 def dependencies(
-    weights: Mapping[str, WeightsFile], index: BenchmarkIndex, detector: DetectorConfig, images_a_batch: int, device: str
+    weights: Mapping[str, WeightsFile], index: BenchmarkIndex, detector: Detector, images_a_batch: int, device: str
 ) -> dict[str, Any]:
     """Return all that a score depends on, besides the settings: weights, data, recipe, batches, device, versions.
 
@@ -76,7 +75,7 @@ def dependencies(
     return {
         **{key: file.sha256 for key, file in weights.items()},
         "data": {"images": dict(images), "fingerprint": index.fingerprint()},
-        "detector": detector.to_dict(),
+        "detector": detector.description(),
         "images_a_batch": images_a_batch,
         "device": device,
         "versions": versions(),

@@ -54,6 +54,11 @@ class DetectorPhase(Phase):
         head: Any = OmegaConf.to_container(cfg.detector.head, resolve=True)
         self.head = from_mapping(HeadConfig, head, where="detector.head")
         self.lora = None if phase.lora_rank is None else LoraConfig(phase.lora_rank, phase.lora_alpha)
+        if self.head.is_linear and self.lora is not None:
+            raise ConfigError(
+                "detector=linear_probe has a frozen backbone, and phase=detector gives it LoRA; use phase=probe, or add "
+                "phase.lora_rank=null"
+            )
         if self.head.needs_bank and settings.memory_path is None:
             raise ConfigError(
                 "memory_path: not given; give the memory bank as memory_path=FILE (phase=memory learns one), or train "
@@ -61,7 +66,7 @@ class DetectorPhase(Phase):
             )
         if not self.head.needs_bank and settings.memory_path is not None:
             raise ConfigError(
-                f"memory_path={settings.memory_path}: detector=direct has no memory bank; leave memory_path out"
+                f"memory_path={settings.memory_path}: detector={cfg.detector.name} has no memory bank; leave memory_path out"
             )
         self.validation = build_validation(cfg.validation, settings.num_workers, f"{cfg.paths.outputs}/.index")
         if phase.patience is not None and not self.validation:

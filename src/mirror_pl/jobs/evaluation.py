@@ -11,14 +11,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mirror_pl.config.build import (
-    build,
-    build_detector,
-    build_manifest,
-    build_policy,
-    build_trainer,
-    is_miniature,
-)
+from mirror_pl.config.build import build, build_manifest, build_trainer
+from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.settings import FREE_SETTINGS, EvalSettings, read_settings
 from mirror_pl.errors import IncompleteRunError
 from mirror_pl.experiment import PartsOfRun, evaluate
@@ -42,7 +36,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from mirror_pl.benchmarks import BenchmarkIndex
-    from mirror_pl.detectors import CropPolicy, DetectorConfig
+    from mirror_pl.detectors import CropPolicy, Detector
     from mirror_pl.experiment import BenchmarkDataModule, Predictions
 
 
@@ -85,7 +79,7 @@ def run(cfg: DictConfig) -> None:
                 return
             detector, reused = build_detector(settings)
             job.clock.lap("load")
-            parts = _parts(job, detector.config)
+            parts = _parts(job, detector)
         except BaseException:
             if folder:
                 folder.release()
@@ -96,7 +90,7 @@ def run(cfg: DictConfig) -> None:
             predictions = evaluate(detector, data, job.trainer, tf32=settings.tf32, policy=job.policy, parts=parts)
             job.clock.lap("score")
             if folder:
-                _complete(job, detector.config, predictions, folder)
+                _complete(job, detector, predictions, folder)
     finally:
         if folder:
             folder.unlock()
@@ -119,6 +113,7 @@ def _begin(cfg: DictConfig) -> _Job:
         data_root=settings.data_root,
         reals=settings.reals,
         pair=settings.compat is None,
+        crops=policy.crops,
         **fresh,
     )
     _ = data.index  # what is not there is said before a folder is made
@@ -131,7 +126,7 @@ def _begin(cfg: DictConfig) -> _Job:
     return _Job(cfg, settings, data, trainer, folder, original, policy, clock, Console())
 
 
-def _parts(job: _Job, detector: DetectorConfig) -> PartsOfRun | None:
+def _parts(job: _Job, detector: Detector) -> PartsOfRun | None:
     """Return where scores are kept, once it is sure that those of an earlier try are scores of the same things."""
     if job.folder is None:
         return None  # the first process tells the others
@@ -152,12 +147,12 @@ def _announce(job: _Job, folder: RunFolder, reused: bool) -> None:
     print_plain(f"Run folder: {folder.path}", console)
 
 
-def _complete(job: _Job, detector: DetectorConfig, predictions: Predictions, folder: RunFolder) -> None:
+def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: RunFolder) -> None:
     """Write what is known now, and say it."""
     settings, index, trainer, console = job.settings, job.data.index, job.trainer, job.console
     if predictions.resumed:
         print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
-    record = write_record(folder, settings, index, detector, predictions, job.clock.started)
+    record = write_record(folder, settings, index, detector.name, predictions, job.clock.started)
     agreement = job.original.compare(record.table) if job.original else None
     device = device_name(trainer.strategy.root_device)
     facts = {
@@ -168,7 +163,8 @@ def _complete(job: _Job, detector: DetectorConfig, predictions: Predictions, fol
         "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
         **{key: asdict(file) for key, file in job.weights.items()},
         "miniature": is_miniature(settings.checkpoint),
-        "detector": detector.to_dict(),
+        "detector": detector.description(),
+        "protocol": {**asdict(job.policy), "as_published": job.policy.is_same_as(detector.protocol)},
         "device": device,
         "processes": trainer.world_size,
         "precision": trainer.precision,
@@ -190,7 +186,7 @@ def _complete(job: _Job, detector: DetectorConfig, predictions: Predictions, fol
         table=record.table,
         scores=record.scores,
         compared=record.compared,
-        detector=detector,
+        detector=detector.name,
         facts=facts,
     )
     if job.original and agreement:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirror_pl.benchmarks import published_for
-from mirror_pl.config.build import is_miniature
-from mirror_pl.detectors.known_backbones import backbone_name
+from mirror_pl.config.build_detector import is_miniature
 from mirror_pl.errors import IncompleteRunError, name_list
 from mirror_pl.reports import Delta, RunFolder, deltas
 from mirror_pl.scores import BenchmarkScores, Status, make_table, score_benchmark
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from mirror_pl.benchmarks import BenchmarkIndex
     from mirror_pl.config.settings import EvalSettings
-    from mirror_pl.detectors import DetectorConfig
     from mirror_pl.experiment import Predictions
     from mirror_pl.scores import Compat
 
@@ -51,7 +49,7 @@ def write_record(
     folder: RunFolder,
     settings: EvalSettings,
     index: BenchmarkIndex,
-    detector: DetectorConfig,
+    detector: str,
     predictions: Predictions,
     started: datetime,
 ) -> Record:
@@ -68,7 +66,7 @@ def write_record(
     )
     name = manifest.published_key if settings.compat == "published" else manifest.name
     report = folder.write_report(f"{name}_{started:%Y%m%d_%H%M%S}", scores, manifest.pooled_row)
-    published = published_for(manifest.name, f"mirror/{backbone_name(detector.backbone)}")
+    published = published_for(manifest.name, detector)
     compared = deltas(published, scores.mean["bal_acc"])
     folder.write_deltas(compared)
     per_class = _per_class(index, predictions, settings.quirks) if settings.per_class else None

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.console import Console
 
-from mirror_pl.config.build import build_detector, build_policy
+from mirror_pl.config.build_detector import build_detector, build_policy
 from mirror_pl.config.command import compose
 from mirror_pl.config.settings import EvalSettings, GallerySettings, read_settings
 from mirror_pl.detectors import CropPolicy, MirrorDetector

@@ -48,7 +48,7 @@ class MemoryPhase(Phase):
         phase = self.settings.phase
         for name in ("memory_path", "validation"):  # of the other phase: who gives them here means something else
             if cfg[name]:
-                raise ConfigError(f"{name}: phase=memory does not use it; leave it out, or give phase=detector")
+                raise ConfigError(f"{name}: phase=memory does not use it; leave it out, or give another phase")
         self.drop_registers = phase.drop_registers
         self.bank = MemoryBankConfig(phase.slots, phase.heads, phase.top_k)
         check_init(phase.init)

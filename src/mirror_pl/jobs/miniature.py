@@ -15,6 +15,7 @@ from rich.console import Console
 from mirror_pl.config.command import compose
 from mirror_pl.config.settings import MiniatureSettings, read_settings
 from mirror_pl.detectors.config import HeadConfig
+from mirror_pl.detectors.variants import LINEAR_PROBE
 from mirror_pl.errors import ConfigError, DataError, name_list
 from mirror_pl.jobs import evaluation, training
 from mirror_pl.locate import miniature_dir
@@ -67,7 +68,8 @@ def run(cfg: DictConfig) -> None:
         timed("memory", lambda: _train(path / "memory", "miniature_memory", [*images, labels]))
         bank = [f"memory_path={_quoted(path / 'memory/memory_bank.pth')}"]
     more = [f"+validation.val={_quoted(world / 'val')}", f"detector={cfg.detector.name}", *bank]
-    timed("detector", lambda: _train(path / "detector", "miniature_detector", [*images, *more]))
+    experiment = "miniature_probe" if cfg.detector.name == LINEAR_PROBE else "miniature_detector"
+    timed("detector", lambda: _train(path / "detector", experiment, [*images, *more]))
     report = path / f"eval_{started:%Y%m%d_%H%M%S}"  # of a run that was stopped there may be one already
     # The last one: the validation scenes are too few to choose by.
     timed("eval", lambda: _evaluate(report, path / "detector/last.ckpt", world / "test", shared))

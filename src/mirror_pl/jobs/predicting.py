@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mirror_pl.config.build import build_detector, build_policy, is_miniature
+from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.settings import PredictSettings, read_settings
 from mirror_pl.detectors.prediction import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
@@ -42,7 +42,7 @@ from mirror_pl.reports import print_plain
 if TYPE_CHECKING:
     import torch
 
-    from mirror_pl.detectors import MirrorDetector
+    from mirror_pl.detectors import Detector
 
 
 def run(cfg: DictConfig) -> None:
@@ -118,7 +118,7 @@ def _score_into(output: OutputFile, settings: PredictSettings, device: torch.dev
 def _dependencies(
     settings: PredictSettings,
     weights: Mapping[str, WeightsFile],
-    detector: MirrorDetector,
+    detector: Detector,
     device: torch.device,
     batch_size: int,
 ) -> dict[str, Any]:
@@ -128,7 +128,7 @@ def _dependencies(
     """
     return {
         **{key: file.sha256 for key, file in weights.items()},
-        "detector": detector.config.to_dict(),
+        "detector": detector.description(),
         "policy": asdict(build_policy(settings)),
         "precision": settings.precision,
         "compile": settings.compile,

@@ -15,8 +15,6 @@ from rich.console import Console
 from rich.progress import track
 
 from mirror_pl.config.settings import ReportSettings, read_settings
-from mirror_pl.detectors.config import BackboneConfig, from_mapping
-from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list, nearest
 from mirror_pl.files import printable, whole_folder, write_text
 from mirror_pl.jobs.thumbnails import Thumbnails
@@ -55,7 +53,7 @@ def run(cfg: DictConfig) -> None:
         IncompleteRun(run.benchmark, run.title, run.checkpoint, printable(run.folder), run.scored) for run in stopped
     )
     latest, passed_over = latest_runs(complete)
-    detectors = name_detectors(complete, _base_name)
+    detectors = name_detectors(complete)
     labels = {detector.key: detector.label for detector in detectors}
     compared = _compared(settings, list(labels.values()))
     benchmarks = in_order([Benchmark(run.benchmark, run.title, run.group) for run in complete])
@@ -112,15 +110,6 @@ def run(cfg: DictConfig) -> None:
             f"{name_list(run.folder for run in incomplete)}. Go on with one by its own command and resume=true. "
             f"The report is in {output}"
         )
-
-
-def _base_name(detector: Mapping[str, Any]) -> str:
-    """Return the name that a detector has among the published numbers: that of its architecture."""
-    try:
-        name = backbone_name(from_mapping(BackboneConfig, detector["backbone"], "detector, backbone"))
-    except (KeyError, ConfigError):  # of a detector that is not known here; its numbers can be shown all the same
-        name = None
-    return f"mirror/{name}" if name else "mirror"
 
 
 def _compared(settings: ReportSettings, labels: Sequence[str]) -> list[str]:

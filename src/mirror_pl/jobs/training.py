@@ -22,6 +22,7 @@ from mirror_pl.jobs.dashboards import dashboards, show_facts
 from mirror_pl.jobs.detector_phase import DetectorPhase
 from mirror_pl.jobs.memory_phase import MemoryPhase
 from mirror_pl.jobs.phase import Phase
+from mirror_pl.jobs.probe_phase import ProbePhase
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain
@@ -34,7 +35,11 @@ if TYPE_CHECKING:
     from mirror_pl.experiment.training_module import TrainingModule
     from mirror_pl.experiment.training_set import TrainingSet
 
-PHASES: Final[dict[str, type[MemoryPhase] | type[DetectorPhase]]] = {"memory": MemoryPhase, "detector": DetectorPhase}
+PHASES: Final[dict[str, type[MemoryPhase] | type[DetectorPhase]]] = {
+    "memory": MemoryPhase,
+    "detector": DetectorPhase,
+    "probe": ProbePhase,
+}
 STATE_FILE = "state.pt"
 
 
@@ -47,6 +52,10 @@ def run(cfg: DictConfig) -> None:
     """
     console = Console()
     started = datetime.now().astimezone()
+    if "head" not in cfg.detector:
+        raise ConfigError(
+            f"detector={cfg.detector.name}: there is no training for it here; MIRROR and its variants have one"
+        )
     phase: Phase = PHASES[cfg.phase.name](cfg)
     settings = phase.settings
     data: TrainingDataModule = build(cfg.data)

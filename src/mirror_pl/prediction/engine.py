@@ -42,7 +42,7 @@ def score(
     Args:
         items: What to score.
         detector: In eval mode; its device is where it is scored.
-        policy: Which crops are scored, and how they become one score; None is the published protocol.
+        policy: Which crops are scored, and how they become one score; None is the detector's published protocol.
         batch_size: Crops at a time, at most. What does not fit into memory is split.
         num_workers: Processes that decode; with 0, this one does, and a picture that takes for ever does so.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
@@ -53,7 +53,7 @@ def score(
         ConfigError: If a setting is out of range, or a single crop does not fit into memory.
         LostProcessError: If the system ends a decoding process.
     """
-    policy, limits = policy or CropPolicy(), limits or Limits()
+    policy, limits = policy or detector.protocol, limits or Limits()
     at_once = pictures_at_once(batch_size, policy)
     ahead = 2 * (at_once + num_workers)
     scorer = SplittingScorer(detector)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 from mirror_pl.files import printable
 from mirror_pl.reports.gathered_runs import GatheredRun
 
-SETTINGS = ("tf32", "perturbation", "crops")
+SETTINGS = ("tf32", "perturbation")
 """Settings that move scores, and are part of what a detector is here."""
 
-_USUAL: tuple[Any, ...] = (None, False, {}, [], "", "none", "center")
+_USUAL: tuple[Any, ...] = (None, False, {}, [], "", "none")
 """Values of these settings that leave scores as published."""
+_NAMELESS = "mirror"
+"""What the oldest runs are of, which do not say it."""
 
 PUBLISHED_PROTOCOL = "published protocol"
 """Added to the label of what was run with ``compat=published``."""
@@ -26,6 +28,7 @@ class DetectorKey:
 
     checkpoint: str
     memory: str | None
+    backbone: str | None
     precision: str
     variant: tuple[str, ...]
 
@@ -52,23 +55,18 @@ class DetectorName:
 def key_of(run: GatheredRun) -> DetectorKey:
     """Return what detector a complete run is of."""
     assert run.facts is not None
-    memory = run.facts.get("memory") or {}
-    return DetectorKey(run.facts["checkpoint"]["sha256"], memory.get("sha256"), run.facts["precision"], _variant(run))
+    memory, backbone = ((run.facts.get(name) or {}).get("sha256") for name in ("memory", "backbone"))
+    return DetectorKey(run.facts["checkpoint"]["sha256"], memory, backbone, run.facts["precision"], _variant(run))
 
 
-def name_detectors(runs: Iterable[GatheredRun], base_of: Callable[[Mapping[str, Any]], str]) -> list[DetectorName]:
-    """Name the detectors of some complete runs, in the order in which they come first.
-
-    Args:
-        runs: The runs.
-        base_of: Gives the name that detectors of one architecture share, from the config in ``run.json``.
-    """
+def name_detectors(runs: Iterable[GatheredRun]) -> list[DetectorName]:
+    """Name the detectors of some complete runs, in the order in which they come first."""
     latest: dict[DetectorKey, GatheredRun] = {}
     for run in runs:
         key = key_of(run)
         if key not in latest or run.finished >= latest[key].finished:
             latest[key] = run  # keeps the place of the first
-    bases = {key: printable(base_of(run.facts["detector"])) for key, run in latest.items() if run.facts}
+    bases = {key: printable(str(run.facts["detector"].get("name", _NAMELESS))) for key, run in latest.items() if run.facts}
     named = []
     for key, run in latest.items():
         others = {other: latest[other] for other in latest if bases[other] == bases[key]}
@@ -91,8 +89,9 @@ def _variant(run: GatheredRun) -> tuple[str, ...]:
             said.append(name)
         elif value not in _USUAL:
             said.append(f"{name} {value}")
-            if name == "crops":
-                said.append(f"{run.settings.get('aggregate')} of {run.settings.get('aggregate_of')}s")
+    protocol = run.facts.get("protocol", {"as_published": True})  # the oldest runs knew no other
+    if not protocol["as_published"]:
+        said += [f"crops {protocol['crops']}", f"{protocol['aggregate']} of {protocol['of']}s"]
     if run.facts.get("variant"):
         said.append(str(run.facts["variant"]))
     if run.metrics.get("compat"):
@@ -106,9 +105,10 @@ def _weights(key: DetectorKey, others: Mapping[DetectorKey, GatheredRun]) -> lis
     paths = {other.checkpoint: run.checkpoint for other, run in others.items()}
     if len(paths) > 1:
         added.append(_shortest(paths, key.checkpoint))
-    memories = {other.memory for other in others if other.checkpoint == key.checkpoint}
-    if len(memories) > 1:
-        added.append(f"memory {key.memory[:8]}" if key.memory else "its own memory")
+    alike = [other for other in others if other.checkpoint == key.checkpoint]
+    for what, its in (("memory", key.memory), ("backbone", key.backbone)):
+        if len({getattr(other, what) for other in alike}) > 1:
+            added.append(f"{what} {its[:8]}" if its else f"its own {what}")
     return added
 
 

@@ -217,4 +217,7 @@ def _not_a_detector(raw: RawCheckpoint) -> str:
             f"checkpoint: {raw.path} is a Phase-1 memory bank, no detector; give it as memory_path=FILE and the detector "
             "(Phase 2) as checkpoint=FILE"
         )
-    return f"checkpoint: {raw.path} holds no detector: no head among its tensors ({name_list(raw.tensors, 4)})"
+    return (
+        f"checkpoint: {raw.path} holds no MIRROR: no head among its tensors ({name_list(raw.tensors, 4)}). Other detectors' "
+        "files are evaluated with detector=univfd, dda or bfree"
+    )

@@ -1,0 +1,194 @@
+"""From settings to a detector: whichever it is, from which files, and for which crops; kept for the next job of a sweep."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mirror_pl.config.settings import BackboneSettings, DetectorSettings
+from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
+from mirror_pl.detectors.backbone import read_backbone_folder
+from mirror_pl.detectors.baselines import BASELINES, load_baseline
+from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source
+from mirror_pl.detectors.config import from_mapping
+from mirror_pl.detectors.known_backbones import known_backbone
+from mirror_pl.detectors.linear_probe import VitSize
+from mirror_pl.detectors.variants import variant_name
+from mirror_pl.errors import CheckpointError, ConfigError
+from mirror_pl.files import kept_sha256, path_state
+from mirror_pl.locate import miniature_dir
+
+if TYPE_CHECKING:
+    import torch
+
+
+def checkpoint_of(settings: DetectorSettings) -> str:
+    """Return the checkpoint that was named, or that detector, backbone or benchmark bring.
+
+    Raises:
+        ConfigError: If there is none, or a setting is given that the detector does not have.
+        CheckpointError: If it is another detector's than MIRROR, and not there.
+    """
+    if settings.detector.name in BASELINES:
+        _check_baseline(settings)
+    if settings.checkpoint is None:
+        weights = f"there are no published weights for backbone={settings.backbone.name}"
+        raise ConfigError(
+            f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
+            "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
+        )
+    return settings.checkpoint
+
+
+def build_backbone(settings: BackboneSettings) -> BackboneConfig | None:
+    """Return the architecture that ``backbone=`` or ``backbone.path=`` chose; None leaves it to the checkpoint."""
+    folder = backbone_folder(settings)
+    if folder is not None:
+        return read_backbone_folder(folder)
+    return None if settings.name is None else known_backbone(settings.name)
+
+
+def backbone_folder(settings: BackboneSettings) -> Path | None:
+    """Return the Hugging Face folder that ``backbone.path=`` named."""
+    return None if settings.path is None else Path(settings.path)
+
+
+def backbone_weights(settings: DetectorSettings) -> BackboneSource | None:
+    """Return where the backbone's weights come from, with their hash; None where the checkpoint holds them.
+
+    Raises:
+        CheckpointError: If they cannot be read.
+    """
+    folder = backbone_folder(settings.backbone)
+    if settings.detector.name not in BASELINES:
+        return backbone_source(checkpoint_of(settings), folder)
+    if folder is None:
+        return None
+    return BackboneSource.of(folder) if folder.is_dir() else BackboneSource(folder.resolve(), kept_sha256(folder))
+
+
+def build_policy(settings: DetectorSettings) -> CropPolicy:
+    """Return which crops are scored and how they become one score.
+
+    Raises:
+        ConfigError: If a setting is none of those there are, or out of range.
+    """
+    published = protocol_of(settings)
+    return CropPolicy(settings.crops or published.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
+
+
+def protocol_of(settings: DetectorSettings) -> CropPolicy:
+    """Return the policy of the detector's published evaluation, before it is loaded."""
+    baseline = BASELINES.get(settings.detector.name)
+    return MirrorDetector.protocol if baseline is None else baseline.detector.protocol
+
+
+def is_miniature(checkpoint: str | None) -> bool:
+    """Whether the checkpoint is the one shipped with the package, which is no detector for the real world."""
+    return checkpoint is not None and Path(checkpoint).resolve().is_relative_to(miniature_dir().resolve())
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A detector, what it was asked for with, and what its tensors were when it was loaded."""
+
+    request: tuple[Any, ...]
+    tensors: dict[str, tuple[torch.dtype, torch.Size]]
+    detector: Detector
+
+
+_kept: _Kept | None = None
+"""The detector of the job before. One only: two large ones would not fit into the memory that one was planned for."""
+
+
+def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
+    """Load the detector that ``detector``, ``checkpoint``, ``memory_path`` and ``backbone`` name, or that of the job before.
+
+    The jobs of a sweep run one after another in one process. A job gets the detector of the one before if all settings that
+    make a detector are the same, its files have not been written to, and the job before left its tensors as they were: a
+    precision that rounds the weights, or a strategy that wraps modules, does not.
+
+    Returns:
+        The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer.
+
+    Raises:
+        ConfigError: If there is no checkpoint to load, or it is of another variant than was named.
+        CheckpointError: As `load_detector` and `load_baseline`.
+    """
+    global _kept
+    checkpoint = checkpoint_of(settings)
+    kept, _kept = _kept, None
+    is_baseline = settings.detector.name in BASELINES
+    backbone = None if is_baseline else build_backbone(settings.backbone)
+    # With its hash, where the checkpoint holds no backbone weights.
+    source = backbone_weights(settings)
+    paths = [None if path is None else Path(path).resolve() for path in (checkpoint, settings.memory_path)]
+    # Before the load: files that change while they are read are not those that were asked for.
+    states = ((path, path and path_state(path)) for path in paths)
+    request = (settings.detector, settings.compile, backbone, source, *states)
+    if kept is not None and kept.request == request and kept.tensors == _tensors_of(kept.detector):
+        _kept = kept
+        return kept.detector.requires_grad_(False).eval(), True
+    if kept is not None:
+        del kept
+        gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
+    detector = _baseline(settings) if is_baseline else _mirror(settings, backbone)
+    if settings.compile:
+        detector.backbone.compile()
+    _kept = _Kept(request, _tensors_of(detector), detector)
+    return detector, False
+
+
+def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> MirrorDetector:
+    detector = load_detector(
+        checkpoint_of(settings),
+        backbone=backbone,
+        backbone_folder=backbone_folder(settings.backbone),
+        memory_path=settings.memory_path,
+        merge=settings.detector.merge_lora,
+    )
+    # detector=mirror takes what the checkpoint says it is.
+    asked, found = settings.detector.name, variant_name(detector.config.head)
+    if asked not in ("mirror", found):
+        raise ConfigError(
+            f"detector={asked}: {settings.checkpoint} holds a {found}, whose head looks at "
+            f"{', '.join(detector.config.head.inputs)}; leave detector out to evaluate what the checkpoint holds"
+        )
+    return detector
+
+
+def _baseline(settings: DetectorSettings) -> Detector:
+    size = settings.detector.size
+    return load_baseline(
+        settings.detector.name,
+        checkpoint_of(settings),
+        backbone_folder=backbone_folder(settings.backbone),
+        merge=settings.detector.merge_lora,
+        size=None if size is None else from_mapping(VitSize, size, "detector.size"),
+    )
+
+
+def _check_baseline(settings: DetectorSettings) -> None:
+    """Refuse what is MIRROR's alone, and say which files the detector wants."""
+    name = settings.detector.name
+    wanted = f"detector={name} wants {BASELINES[name].files} (docs/other-detectors.md)"
+    if settings.checkpoint is None or not Path(settings.checkpoint).exists():
+        where = f"{settings.checkpoint} does not exist" if settings.checkpoint else "not given"
+        raise CheckpointError(
+            f"checkpoint: {where}. {wanted}; give checkpoint=..., or paths.checkpoints=FOLDER of its files"
+        )
+    if BASELINES[name].needs_backbone and (settings.backbone.path is None or not Path(settings.backbone.path).exists()):
+        where = f"{settings.backbone.path} does not exist" if settings.backbone.path else "not given"
+        raise CheckpointError(f"backbone.path: {where}. {wanted}; give backbone.path=..., or paths.checkpoints=FOLDER")
+    if not BASELINES[name].needs_backbone and settings.backbone.path is not None:
+        raise ConfigError(f"backbone.path: detector={name} has its backbone in its checkpoint; leave backbone.path out")
+    if settings.memory_path is not None:
+        raise ConfigError(f"memory_path: detector={name} has no memory bank; leave memory_path out")
+    if settings.backbone.name is not None:
+        raise ConfigError(f"backbone={settings.backbone.name}: detector={name} has its own; leave backbone out")
+
+
+def _tensors_of(detector: Detector) -> dict[str, tuple[torch.dtype, torch.Size]]:
+    return {name: (tensor.dtype, tensor.shape) for name, tensor in detector.state_dict().items()}

@@ -1,0 +1,186 @@
+"""UnivFD, DDA and B-Free wherever MIRROR is: evaluated, swept, reported, and used for prediction, as their own code scores."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from baseline_set import TOLERANCE, BaselineSet
+from golden_set import SMALL
+from sweeps import Call
+
+from mirror_pl.config.command import compose
+from mirror_pl.errors import CheckpointError, ConfigError
+from mirror_pl.jobs import conversion, evaluation, gallery, predicting, training
+from mirror_pl.locate import miniature_dir
+
+NAMES = ("univfd", "dda", "bfree")
+TITLES = {"univfd": "UnivFD", "dda": "DDA", "bfree": "B-Free"}
+SIZE = "size: {width: 64, depth: 2, heads: 4, mlp_width: 256}"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of weights by the names that their authors give them."""
+    folder = tmp_path_factory.mktemp("weights")
+    univfd, dda, bfree = (BaselineSet(name).folder for name in NAMES)
+    shutil.copy(univfd / "fc_weights.pth", folder)
+    shutil.copy(dda / "DDA_ckpt.pth", folder)
+    shutil.copytree(univfd / "clip-tiny-hf", folder / "clip-vit-large-patch14")
+    shutil.copytree(bfree / "weights/BFREE_dino2reg4", folder / "BFREE_dino2reg4")
+    return folder
+
+
+def arguments(name: str, weights: Path) -> list[str]:
+    size = BaselineSet(name).size
+    values = f"{{width: {size.width}, depth: {size.depth}, heads: {size.heads}, mlp_width: {size.mlp_width}}}"
+    # CLIP's folder says how large it is; the other two are small ones of what the published size is expected of.
+    return [f"detector={name}", f"paths.checkpoints={weights}", *([] if name == "univfd" else [f"detector.size={values}"])]
+
+
+def eval_arguments(name: str, weights: Path, output: Path) -> list[str]:
+    return [
+        *arguments(name, weights),
+        f"output_dir={output}",
+        "trainer.accelerator=cpu",
+        "num_workers=0",
+        "~callbacks.progress",
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predict_gives_the_golden_scores(name: str, weights: Path) -> None:
+    golden = BaselineSet(name)
+    Path("list.txt").write_text("\n".join(map(str, golden.paths())))
+    more = ["input=[list.txt]", "output=out.jsonl", "device=cpu", "num_workers=0"]
+    predicting.run(compose("predict", [*arguments(name, weights), *more]))
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [row["image_path"] for row in rows] == [str(path) for path in golden.paths()]
+    for row, logit in zip(rows, golden.logits().tolist(), strict=True):
+        assert row["logit"] == pytest.approx(logit, abs=TOLERANCE)
+        assert len(row["crops"]) == (5 if name == "bfree" else 1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_eval_gives_the_golden_scores(name: str, weights: Path, tmp_path: Path) -> None:
+    more = ["benchmark=wildrf", f"data_root={SMALL.data_root}", "batch_size=10"]
+    evaluation.run(compose("eval", [*eval_arguments(name, weights, tmp_path / "run"), *more]))
+    table = pq.read_table(tmp_path / "run/predictions.parquet")
+    found = dict(zip(table["path"].to_pylist(), table["logit"].to_pylist(), strict=True))
+    rows = {row["path"]: float(row["logit"]) for row in BaselineSet(name).rows()}
+    assert len(found) > 5
+    for path, logit in found.items():
+        assert logit == pytest.approx(rows[path], abs=TOLERANCE), path
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["detector"]["name"] == TITLES[name]
+    assert run["protocol"]["as_published"] is True
+    assert (run.get("backbone") is not None) == (name == "univfd")
+    published = [
+        (row["source"], row["published"]) for row in json.loads((tmp_path / "run/metrics.json").read_text())["published"]
+    ]
+    assert published == {"univfd": [], "dda": [("project-readme", 0.911)], "bfree": [("readme-2026-04", 0.926)]}[name]
+
+
+def test_four_detectors_in_one_sweep_and_one_report(
+    weights: Path, tmp_path: Path, sweep: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the user's own options for the sizes, as small or larger retrainings need them."""
+    data = tmp_path / "data"
+    for folder in sorted({path.parent for path in (miniature_dir() / "test").rglob("*.jpg")}):
+        here = data / folder.relative_to(miniature_dir() / "test")
+        here.mkdir(parents=True)
+        for path in sorted(folder.iterdir())[:3]:
+            shutil.copy(path, here)
+    for name in ("dda", "bfree"):
+        option = tmp_path / f"options/detector/small_{name}.yaml"
+        option.parent.mkdir(parents=True, exist_ok=True)
+        option.write_text(f"defaults: [{name}, _self_]\n{SIZE}\n")
+    given = [f"--config-dir={tmp_path}/options", "-m", "detector=mirror,univfd,small_dda,small_bfree", "benchmark=miniature"]
+    more = [f"data_root={data}", f"paths.checkpoints={weights}", "trainer.accelerator=cpu", "num_workers=0"]
+    first = sweep(*given, *more, f"output_dir={tmp_path}/sweep")
+    assert first.returncode == 0, first.stderr
+    assert "for non-profit use only" in caplog.text, "the licence of B-Free is said where it is loaded"
+    assert sweep(*given, *more, f"output_dir={tmp_path}/sweep").stdout.count("Complete already") == 4
+
+    from mirror_pl.jobs import reporting
+
+    reporting.run(compose("report", [f"runs=[{tmp_path}/sweep]", f"output_dir={tmp_path}/report", "replicates=20"]))
+    with (tmp_path / "report/table.csv").open() as file:
+        (row,) = (row for row in csv.DictReader(file) if row["row"] == "benchmark")
+    names = ["B-Free", "DDA", "UnivFD", "mirror/miniature"]
+    assert [column for column in row if f"{column} low" in row] == sorted(names, key=str.lower)
+    for name in names:
+        found = [
+            json.loads(path.with_name("metrics.json").read_text())["mean"]["bal_acc"]
+            for path in (tmp_path / "sweep").glob("*/run.json")
+            if json.loads(path.read_text())["detector"]["name"] == name
+        ]
+        assert [float(row[name])] == pytest.approx(found)
+
+
+def test_other_crops_are_no_published_protocol(weights: Path, tmp_path: Path) -> None:
+    more = ["benchmark=wildrf", f"data_root={SMALL.data_root}", "crops=center"]
+    evaluation.run(compose("eval", [*eval_arguments("bfree", weights, tmp_path / "run"), *more]))
+    run = json.loads((tmp_path / "run/run.json").read_text())
+    assert run["protocol"] == {
+        "crops": "center",
+        "aggregate": "mean",
+        "of": "logit",
+        "top_fraction": 1 / 3,
+        "as_published": False,
+    }
+
+
+def test_a_run_is_repeated_to_the_bit(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["benchmark=wildrf", f"data_root={SMALL.data_root}"]
+    evaluation.run(compose("eval", [*eval_arguments("univfd", weights, tmp_path / "run"), *more]))
+    again = [f"repeat={tmp_path}/run", f"output_dir={tmp_path}/again"]
+    evaluation.run(compose("eval", again))
+    assert "are the same to the bit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["detector=univfd"],
+            r"checkpoint: .*fc_weights\.pth does not exist\. detector=univfd wants fc_weights\.pth, and the f",
+        ),
+        (["detector=bfree"], r"BFREE_dino2reg4 does not exist\. detector=bfree wants the folder BFREE_dino2reg4"),
+        (["detector=dda", "W", "memory_path=x"], "memory_path: detector=dda has no memory bank"),
+        (["detector=dda", "W", "backbone=dinov3_l"], "backbone=dinov3_l: detector=dda has its own"),
+        (["detector=dda", "W", "backbone.path=x"], r"backbone\.path: detector=dda has its backbone in its checkpoint"),
+        (["detector=univfd", "W", "backbone.path=x"], r"backbone\.path: x does not exist\. detector=univfd wants"),
+        (["detector=dda", "W", "detector.size={width: 64}"], r"detector\.size: depth, heads, mlp_width not given"),
+        (["detector=dda", "W"], r"does not fit DDA \(DINOv2 with patch 14, width 1024"),
+        (["checkpoint=DDA_ckpt.pth"], "holds no MIRROR.*are evaluated with detector=univfd, dda or bfree"),
+    ],
+)
+def test_what_cannot_be_is_said(settings: list[str], message: str, weights: Path, tmp_path: Path) -> None:
+    shutil.copy(weights / "DDA_ckpt.pth", "DDA_ckpt.pth")
+    given = [f"paths.checkpoints={weights}" if setting == "W" else setting for setting in settings]
+    for command, run in (("eval", evaluation.run), ("predict", predicting.run)):
+        own = [f"output_dir={tmp_path}/no"] if command == "eval" else ["input=[DDA_ckpt.pth]", f"output={tmp_path}/no.csv"]
+        with pytest.raises((ConfigError, CheckpointError), match=message):
+            run(compose(command, [*given, *own]))
+    assert not list(tmp_path.glob("no*"))
+
+
+def test_what_is_for_mirror_alone(weights: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no MIRROR"):
+        conversion.run(compose("convert", [f"input={weights}/DDA_ckpt.pth", f"output={tmp_path}/no"]))
+    with pytest.raises(ConfigError, match="detector=dda: there is no training for it here"):
+        training.run(compose("train", ["phase=detector", "detector=dda", f"data.root={SMALL.data_root}"]))
+    Path("a.jpg").write_bytes(SMALL.data_root.joinpath(SMALL.rows()[0]["path"]).read_bytes())
+    with pytest.raises(ConfigError, match="maps: this detector has no memory bank"):
+        settings = ["input=[a.jpg]", "output=out.csv", f"maps={tmp_path}/maps", "device=cpu"]
+        predicting.run(compose("predict", [*arguments("dda", weights), *settings]))
+    more = ["benchmark=wildrf", f"data_root={SMALL.data_root}"]
+    evaluation.run(compose("eval", [*eval_arguments("dda", weights, tmp_path / "run"), *more]))
+    gallery.run(compose("gallery", [f"runs=[{tmp_path}/run]", f"output_dir={tmp_path}/gallery", "count=1"]))
+    with pytest.raises(ConfigError, match="maps: this detector has no memory bank"):
+        gallery.run(compose("gallery", [f"runs=[{tmp_path}/run]", f"output_dir={tmp_path}/no", "count=1", "maps=true"]))
