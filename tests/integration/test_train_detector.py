@@ -317,7 +317,7 @@ def test_registers_are_dropped_as_the_bank_was_trained(tmp_path: Path) -> None:
         (["trainer.strategy=fsdp"], ConfigError, "trainer"),
         (["+validation.here=3"], ConfigError, r"validation\.here: expected FOLDER"),
         (["data.root=null", f"data.real={IMAGES}/train/0_real"], DataError, "no fake image"),
-        (["phase.name=third"], ConfigError, r"phase\.name must be memory, detector or miniature"),
+        (["phase.name=third"], ConfigError, r"phase\.name must be memory, detector, probe or miniature"),
     ],
 )
 def test_bad_settings_write_nothing(
