@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs wit
 
 from mirror_pl.detectors.bfree import PATCH_PX, VIT_B, WINDOWS, BfreeDetector
 from mirror_pl.detectors.dda import LORA, VIT_L, DdaDetector
-from mirror_pl.detectors.linear_probe import LinearProbe, VitSize
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
 from mirror_pl.detectors.prediction import prepare
 
 SIZES = [(512, 512), (1024, 768), (256, 256), (768, 1024)]
@@ -36,7 +36,7 @@ TOLERANCE = 1e-3
 """On the logit, in float32 with random weights."""
 
 
-def randomise(detector: LinearProbe, device: torch.device) -> LinearProbe:
+def randomise(detector: LinearDetector, device: torch.device) -> LinearDetector:
     torch.manual_seed(0)
     for name, parameter in detector.named_parameters():
         if parameter.ndim > 1:

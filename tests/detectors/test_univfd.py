@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from mirror_pl.detectors import Detector
 from mirror_pl.detectors.baselines import BASELINES, load_baseline
-from mirror_pl.detectors.linear_probe import VitSize
+from mirror_pl.detectors.linear_detector import VitSize
 from mirror_pl.detectors.prediction import prepare
 from mirror_pl.detectors.univfd import VIT_L, UnivfdDetector, load_univfd
 from mirror_pl.errors import CheckpointError, ConfigError

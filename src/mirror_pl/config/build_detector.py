@@ -14,7 +14,7 @@ from mirror_pl.detectors.baselines import BASELINES, load_baseline
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source
 from mirror_pl.detectors.config import from_mapping
 from mirror_pl.detectors.known_backbones import known_backbone
-from mirror_pl.detectors.linear_probe import VitSize
+from mirror_pl.detectors.linear_detector import VitSize
 from mirror_pl.detectors.variants import variant_name
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.files import kept_sha256, path_state

@@ -11,7 +11,7 @@ import torch
 
 from mirror_pl.detectors.bfree import BfreeDetector, load_bfree
 from mirror_pl.detectors.dda import DdaDetector, load_dda
-from mirror_pl.detectors.linear_probe import LinearProbe, VitSize
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
 from mirror_pl.detectors.univfd import UnivfdDetector, load_univfd
 from mirror_pl.errors import ConfigError, nearest
 
@@ -29,8 +29,8 @@ class Baseline:
         has_adapters: Whether there are any to merge.
     """
 
-    detector: type[LinearProbe]
-    load: Callable[..., LinearProbe]
+    detector: type[LinearDetector]
+    load: Callable[..., LinearDetector]
     files: str
     needs_backbone: bool = False
     has_adapters: bool = False
@@ -54,7 +54,7 @@ def load_baseline(
     size: VitSize | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
-) -> LinearProbe:
+) -> LinearDetector:
     """Load a published detector by its name, in eval mode.
 
     Args:

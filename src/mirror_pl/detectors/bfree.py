@@ -17,7 +17,7 @@ from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.checkpoint.dinov2_names import from_original_names
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import live_names, our_name
-from mirror_pl.detectors.linear_probe import LinearProbe, VitSize, check_fit, filled
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_fit, filled
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import CheckpointError
 from mirror_pl.images.spec import PreprocessSpec
@@ -58,7 +58,7 @@ class RegisterBackbone(nn.Module):
         return self.model(pixel_values=pixels).last_hidden_state[:, 0]
 
 
-class BfreeDetector(LinearProbe):
+class BfreeDetector(LinearDetector):
     """B-Free as published; what it scores are windows, and `protocol` makes an image's logit of those of its five.
 
     Args:

@@ -15,7 +15,7 @@ from mirror_pl.detectors.checkpoint.dinov2_names import from_original_names
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import is_adapter, live_names, our_name
 from mirror_pl.detectors.config import BackboneConfig, LoraConfig
-from mirror_pl.detectors.linear_probe import LinearProbe, VitSize, check_fit, filled
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_fit, filled
 from mirror_pl.detectors.lora import adapter_shapes, add_lora, merge_lora
 from mirror_pl.images.spec import CLIP_MEAN, CLIP_STD, PreprocessSpec
 
@@ -35,7 +35,7 @@ _ADAPTED = re.compile(r"backbone\.layers\.\d+\.(attention\.[qkvo]|mlp\.(up|down)
 """The same, under this project's names."""
 
 
-class DdaDetector(LinearProbe):
+class DdaDetector(LinearDetector):
     """DDA as published; its backbone's position table is that of 336 px already.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mirror_pl.detectors.checkpoint.backbone_folder import CONFIG, read_tensors
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import substitute
-from mirror_pl.detectors.linear_probe import LinearProbe, VitSize, check_fit, filled
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_fit, filled
 from mirror_pl.errors import CheckpointError
 from mirror_pl.images.spec import CLIP_MEAN, CLIP_STD, PreprocessSpec
 
@@ -37,7 +37,7 @@ _SETTINGS: Final[dict[str, Any]] = {
 """What a CLIP must have to be this one, besides its size."""
 
 
-class UnivfdDetector(LinearProbe):
+class UnivfdDetector(LinearDetector):
     """UnivFD as published; its embedding is projected, and not brought to length 1.
 
     Args:

@@ -41,7 +41,7 @@ class VitSize:
         return f"width {self.width}, {self.depth} layers, {self.heads} heads, MLP {self.mlp_width}"
 
 
-class LinearProbe(Detector):
+class LinearDetector(Detector):
     """A detector that is a backbone and a linear layer.
 
     Its verdict's evidence is ``feature`` ``(B, D)``, what the linear layer sees.
@@ -92,7 +92,7 @@ class LinearProbe(Detector):
         return Verdict(logit, logit.sigmoid(), {"feature": feature.float()})
 
 
-Probe = TypeVar("Probe", bound=LinearProbe)
+Linear = TypeVar("Linear", bound=LinearDetector)
 
 
 def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], path: Path, what: str) -> None:
@@ -122,7 +122,7 @@ def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], p
         raise CheckpointError("\n".join(lines))
 
 
-def filled(detector: Probe, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype) -> Probe:
+def filled(detector: Linear, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype) -> Linear:
     """Give a detector that was built on the meta device its tensors, and say under which licence they are.
 
     Args:
