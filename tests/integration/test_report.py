@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -280,15 +281,27 @@ def test_other_files_of_one_benchmark_are_noticed(tmp_path: Path) -> None:
 def test_pictures_that_cannot_be_shown_say_why(tmp_path: Path) -> None:
     root = tmp_path / "data"
     (root / "shards").mkdir(parents=True)
-    (root / "shards/x.tar").write_bytes(b"")
     (root / "torn.png").write_text("no image")
     Image.new("RGB", (400, 300), "red").save(root / "good.png")
-    paths = ["shards/x.tar/inner/a.png", "torn.png", "gone.png", "good.png"]
+    with tarfile.open(root / "shards/x.tar", "w") as shard:
+        shard.add(root / "good.png", "inner/a.png")
+    Image.new("1", (8000, 8000)).save(root / "large.png")
+    paths = [
+        "shards/x.tar/inner/a.png",
+        "shards/x.tar/inner/b.png",
+        "torn.png",
+        "gone.png",
+        "good.png",
+        "large.png",
+        "a.txt",
+    ]
     Run([(path, "a", 0, 3.0 + n) for n, path in enumerate(paths)], data_root=str(root)).write(tmp_path / "run")
     report(tmp_path / "run")
     page = Path("out/report.html").read_text()
-    assert page.count('<img src="data:image/jpeg;base64,') == 1
-    assert all(f">{reason}<" in page for reason in ("in a tar shard", "not found", "not readable"))
+    assert page.count('<img src="data:image/jpeg;base64,') == 2
+    assert page.count(">not found<") == 2
+    for reason in ("UnidentifiedImageError: cannot identify the file", "a large image", "no image&#39;s suffix"):
+        assert f">{reason}<" in page
     report(tmp_path / "run", images="false", output_dir="bare")
     assert "<img" not in Path("bare/report.html").read_text()
     report(tmp_path / "run", worst=0, output_dir="none")

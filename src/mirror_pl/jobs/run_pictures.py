@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 from PIL import Image
 
 from mirror_pl.benchmarks.shards import SHARD_SUFFIX, list_shard
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
-from mirror_pl.jobs.thumbnails import MAX_FILE_BYTES, MAX_PIXELS
 from mirror_pl.sources import ImageSource
+
+MAX_FILE_BYTES: Final = 64 * 2**20
+MAX_PIXELS: Final = 50_000_000
+"""Larger images are not decoded to be looked at: one would take the memory of all the rest."""
 
 
 class RunPictures:
@@ -32,13 +37,16 @@ class RunPictures:
         if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:  # a table may name any file
             raise UndecodableImageError("no image's suffix")
         source = self._source(path)
-        size = source.path.stat().st_size if source.offset is None else source.size
-        if size > MAX_FILE_BYTES:
-            raise UndecodableImageError("a large file")
-        image = decode(source).image
-        if image.width * image.height > MAX_PIXELS:
+        try:
+            size = source.path.stat().st_size if source.offset is None else source.size
+            if size > MAX_FILE_BYTES:
+                raise UndecodableImageError("a large file")
+            content = source.read_bytes()
+        except OSError as error:
+            raise UndecodableImageError(error.strerror or "not readable") from error
+        if _pixels(content) > MAX_PIXELS:
             raise UndecodableImageError("a large image")
-        return image
+        return decode(content).image
 
     def _source(self, path: str) -> ImageSource:
         file = self.data_root / path
@@ -53,6 +61,17 @@ class RunPictures:
         except (OSError, ValueError, KeyError) as error:  # a name may be too long, or hold what no name can
             raise UndecodableImageError("not found") from error
         raise UndecodableImageError("not found")
+
+
+def _pixels(content: bytes) -> int:
+    """Return how many pixels an encoded image declares; 0 where only decoding can tell what it is."""
+    try:
+        with Image.open(BytesIO(content), formats=("JPEG", "PNG", "WEBP", "BMP")) as header:
+            return header.width * header.height
+    except Image.DecompressionBombError:
+        return MAX_PIXELS + 1
+    except Exception:  # Pillow raises almost anything on a header
+        return 0
 
 
 def _members(shard: Path) -> dict[str, ImageSource]:
