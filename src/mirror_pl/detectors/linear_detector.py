@@ -12,11 +12,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mirror_pl.detectors.checkpoint.fit import misfits
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.detectors.mirror import Normalise
 from mirror_pl.detectors.verdict import Verdict
-from mirror_pl.errors import CheckpointError, ConfigError, name_list
+from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.images.spec import PreprocessSpec
 
 
@@ -107,19 +108,9 @@ def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], p
     Raises:
         CheckpointError: Naming what is missing, unexpected or of another shape.
     """
-    missing = [name for name in shapes if name not in tensors]
-    unexpected = [name for name in tensors if name not in shapes]
-    misshapen = [
-        f"{name} (file {tuple(tensor.shape)}, detector {tuple(shapes[name])})"
-        for name, tensor in tensors.items()
-        if name in shapes and tensor.shape != shapes[name]
-    ]
-    lines = [f"checkpoint: {path} does not fit {what}"]
-    for problem, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
-        if names:
-            lines.append(f"  {len(names)} {problem}: {name_list(names, 4)}")
-    if len(lines) > 1:
-        raise CheckpointError("\n".join(lines))
+    problems = misfits(tensors, shapes)
+    if problems:
+        raise CheckpointError("\n".join([f"checkpoint: {path} does not fit {what}", *problems]))
 
 
 def filled(detector: Linear, tensors: Mapping[str, Tensor], device: torch.device | str, dtype: torch.dtype) -> Linear:

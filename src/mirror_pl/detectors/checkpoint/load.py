@@ -17,6 +17,7 @@ from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_weights
 from mirror_pl.detectors.checkpoint.bank_load import read_bank
 from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
+from mirror_pl.detectors.checkpoint.fit import misfits
 from mirror_pl.detectors.checkpoint.names import live_names, our_bank_name, our_name, with_our_names
 from mirror_pl.detectors.checkpoint.partial import find_backbone
 from mirror_pl.detectors.checkpoint.published_config import published_config
@@ -172,19 +173,10 @@ def _shapes(skeleton: MirrorDetector) -> dict[str, torch.Size]:
 
 
 def _check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], config: DetectorConfig) -> None:
-    missing = [name for name in shapes if name not in tensors]
-    unexpected = [name for name in tensors if name not in shapes]
-    misshapen = [
-        f"{name} (file {tuple(tensor.shape)}, detector {tuple(shapes[name])})"
-        for name, tensor in tensors.items()
-        if name in shapes and tensor.shape != shapes[name]
-    ]
-    if not (missing or unexpected or misshapen):
+    problems = misfits(tensors, shapes)
+    if not problems:
         return
-    lines = [f"checkpoint: the file does not fit the detector ({config.backbone})"]
-    for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen)):
-        if names:
-            lines.append(f"  {len(names)} {what}: {name_list(names, 4)}")
+    lines = [f"checkpoint: the file does not fit the detector ({config.backbone})", *problems]
     signature = Signature.of_tensors(tensors)
     if signature is not None:
         lines.append(f"  the file looks like {signature}")
