@@ -157,6 +157,7 @@ def test_a_run_is_repeated_to_the_bit(weights: Path, tmp_path: Path, capsys: pyt
         (["detector=univfd", "W", "backbone.path=x"], r"backbone\.path: x does not exist\. detector=univfd wants"),
         (["detector=dda", "W", "detector.size={width: 64}"], r"detector\.size: depth, heads, mlp_width not given"),
         (["detector=dda", "W"], r"does not fit DDA \(DINOv2 with patch 14, width 1024"),
+        (["detector.size={width: 64}"], r"detector\.size: the checkpoint or backbone=NAME says it"),
         (["checkpoint=DDA_ckpt.pth"], "holds no MIRROR.*are evaluated with detector=univfd, dda or bfree"),
     ],
 )

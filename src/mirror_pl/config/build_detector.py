@@ -75,14 +75,9 @@ def build_policy(settings: DetectorSettings) -> CropPolicy:
     Raises:
         ConfigError: If a setting is none of those there are, or out of range.
     """
-    published = protocol_of(settings)
-    return CropPolicy(settings.crops or published.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
-
-
-def protocol_of(settings: DetectorSettings) -> CropPolicy:
-    """Return the policy of the detector's published evaluation, before it is loaded."""
     baseline = BASELINES.get(settings.detector.name)
-    return MirrorDetector.protocol if baseline is None else baseline.detector.protocol
+    published = MirrorDetector.protocol if baseline is None else baseline.detector.protocol
+    return CropPolicy(settings.crops or published.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
 
 
 def is_miniature(checkpoint: str | None) -> bool:
@@ -142,6 +137,8 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
 
 
 def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> MirrorDetector:
+    if settings.detector.size is not None:
+        raise ConfigError("detector.size: the checkpoint or backbone=NAME says it; leave detector.size out")
     detector = load_detector(
         checkpoint_of(settings),
         backbone=backbone,
