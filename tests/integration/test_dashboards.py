@@ -159,6 +159,7 @@ def test_undefined_figures_and_subsets_of_one_class(tmp_path: Path) -> None:
     assert run.exit_code == 0
 
 
+@pytest.mark.slow  # W&B tries again for a while
 def test_a_server_that_refuses_connections(tmp_path: Path) -> None:
     done = start("logger=wandb", "logger.wandb.settings.init_timeout=2", "output_dir=out", **NOWHERE)
     assert done.returncode == 0, done.stderr

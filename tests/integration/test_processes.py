@@ -77,6 +77,7 @@ def test_the_golden_report(tmp_path: Path, ranks: int, batch_size: int) -> None:
         assert all(abs(float(got[name]) - float(value)) < 1e-9 for name, value in list(expected.items())[1:])
 
 
+@pytest.mark.slow  # three processes; `ShareOfBatches` has a property test
 def test_fewer_images_than_processes_and_a_bad_one(tmp_path: Path) -> None:
     """Two images for three processes: one of them cannot be read, and a process has none at all."""
     for label in ("0_real", "1_fake"):
