@@ -59,7 +59,12 @@ class Bomb:
     [
         (["benchmark=genimge"], 2, "Did you mean genimage?"),
         (["bach_size=3"], 2, "Did you mean batch_size?"),
-        ([*GOLDEN, "logger=wandb", "output_dir=w"], 0, "there is no key for W&B"),  # no error: the run is kept offline
+        pytest.param(
+            [*GOLDEN, "logger=wandb", "output_dir=w"],
+            0,
+            "there is no key for W&B",  # no error: the run is kept offline
+            marks=pytest.mark.slow,
+        ),
         (["checkpoint=bomb.pth"], 2, "would run code"),
     ],
 )

@@ -258,6 +258,7 @@ def test_gradient_checkpointing_changes_nothing(
     assert equal(weights_of(output / "last.ckpt"), weights_of(trained / "last.ckpt"))
 
 
+@pytest.mark.slow  # a rare setting, and two trainings
 def test_positions_rescaled_at_random_are_so_from_the_first_step_and_after_a_stop(
     trained: Path, bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
