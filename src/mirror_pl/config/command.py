@@ -94,7 +94,10 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
             register_resolvers()
             try:
                 hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit) as end:
+                # Lightning makes an exit of it.
+                if not any(isinstance(error, KeyboardInterrupt) for error in (end, end.__context__)):
+                    raise
                 hint = "; go on with resume=true" if "resume" in _settings_of(config_name) else ""
                 print(f"\ninterrupted{hint}", file=sys.stderr)
                 raise SystemExit(EXIT_INTERRUPTED) from None
