@@ -14,7 +14,8 @@ from omegaconf.errors import ConfigAttributeError
 from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_backbone
 from mirror_pl.config.command import check_choices, check_overrides, compose
-from mirror_pl.config.settings import BackboneSettings, ConvertSettings, EvalSettings, read_settings
+from mirror_pl.config.read_settings import read_settings
+from mirror_pl.config.settings import BackboneSettings, ConvertSettings, EvalSettings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import ConfigError
 from mirror_pl.locate import CHECKOUT, config_dir

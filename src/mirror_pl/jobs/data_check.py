@@ -13,7 +13,8 @@ from rich.progress import track
 from mirror_pl.benchmarks import BenchmarkIndex, index_benchmark
 from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
 from mirror_pl.config.manifests import benchmark_names, load_manifest, manifest_from
-from mirror_pl.config.settings import CheckDataSettings, read_settings
+from mirror_pl.config.read_settings import read_settings
+from mirror_pl.config.settings import CheckDataSettings
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
 from mirror_pl.files import printable, write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode

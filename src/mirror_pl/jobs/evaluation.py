@@ -13,7 +13,8 @@ from rich.console import Console
 
 from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
-from mirror_pl.config.settings import FREE_SETTINGS, EvalSettings, read_settings
+from mirror_pl.config.read_settings import read_settings
+from mirror_pl.config.settings import FREE_SETTINGS, EvalSettings
 from mirror_pl.errors import IncompleteRunError
 from mirror_pl.experiment import PartsOfRun, evaluate
 from mirror_pl.jobs.clock import Clock

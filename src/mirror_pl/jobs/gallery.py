@@ -15,7 +15,8 @@ from rich.console import Console
 
 from mirror_pl.config.build_detector import build_detector, build_policy
 from mirror_pl.config.command import compose
-from mirror_pl.config.settings import EvalSettings, GallerySettings, read_settings
+from mirror_pl.config.read_settings import read_settings
+from mirror_pl.config.settings import EvalSettings, GallerySettings
 from mirror_pl.detectors import CropPolicy, MirrorDetector
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.detectors.prediction import prepare
