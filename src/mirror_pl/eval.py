@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from omegaconf import DictConfig
 
-from mirror_pl.config.command import command
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import EvalSettings
+from mirror_pl.config.command import command, named_settings
+from mirror_pl.config.schema import EvalSettings, read_settings
 
 
 @command("eval")
@@ -16,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     # Imported here: torch and Lightning take seconds, and --help or a wrong setting is to be answered at once.
     from mirror_pl.jobs.evaluation import run
 
-    run(cfg)
+    run(cfg, named_settings())
 
 
 if __name__ == "__main__":

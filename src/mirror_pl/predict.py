@@ -5,8 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from mirror_pl.config.command import command
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import PredictSettings
+from mirror_pl.config.schema import PredictSettings, read_settings
 
 
 @command("predict", inputs="input")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import DictConfig
 
 from mirror_pl.config.command import command
-from mirror_pl.config.read_settings import read_train_settings
+from mirror_pl.config.schema import read_train_settings
 
 
 @command("train")

@@ -20,8 +20,7 @@ from safetensors.torch import load_file, save_file
 import mirror_pl.eval
 from mirror_pl.config import build_detector as build
 from mirror_pl.config.command import compose
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import EvalSettings
+from mirror_pl.config.schema import EvalSettings, read_settings
 from mirror_pl.detectors import MirrorDetector, load_detector
 from mirror_pl.detectors.checkpoint import BackboneSource, save_checkpoint
 from mirror_pl.errors import CheckpointError, ConfigError

@@ -38,8 +38,7 @@ from mirror_pl.app_page.port import is_local, listen
 from mirror_pl.app_page.recipe import recipe
 from mirror_pl.app_page.uploads import WAIT_S, RefusedUploadError, UploadLimits, Uploads
 from mirror_pl.config.command import compose
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import AppSettings
+from mirror_pl.config.schema import AppSettings, read_settings
 from mirror_pl.detectors import CropPolicy, MirrorDetector, Prediction
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import PreprocessSpec, plan_crops

@@ -324,7 +324,7 @@ def test_registers_are_dropped_as_the_bank_was_trained(tmp_path: Path) -> None:
 def test_bad_settings_write_nothing(
     bank: Path, tmp_path: Path, change: list[str], error: type[Exception], message: str
 ) -> None:
-    from mirror_pl.config.read_settings import read_train_settings
+    from mirror_pl.config.schema import read_train_settings
 
     with pytest.raises(error, match=message):
         cfg = compose("train", overrides(tmp_path / "run", f"memory_path={bank}", *BASE, *change))

@@ -6,6 +6,7 @@ matter anywhere.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -131,6 +132,13 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
     where = f"benchmark {values.get('name', '?')}"
     optional = ("skip", "shared_reals", "published_rows", "pooled_row", "expected")
     _check_keys(values, Manifest, where, (*optional, "subsets"), extra=("subsets",))
+    texts = ("name", "title", "published_key", "source", "licence", "how_to_get", "citation")
+    wrong = [key for key in texts if not isinstance(values[key], str)]
+    if wrong:
+        raise ConfigError(f"{where}: {wrong[0]} must be a text, got {values[wrong[0]]!r}")
+    for key in ("name", "published_key"):
+        if not re.fullmatch(r"\w[\w.-]*", values[key]):  # parts of the names of files
+            raise ConfigError(f"{where}: {key} must be of letters, digits, '_', '-' and '.', got {values[key]!r}")
     if values["group"] not in get_args(Group):
         raise ConfigError(f"{where}: group must be one of {name_list(get_args(Group))}, got {values['group']!r}")
     layouts = values["layouts"]
@@ -144,9 +152,9 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
         for name, part in values.get("shared_reals", {}).items()
     }
     expected = values.get("expected", {})
-    wrong = [name for name in expected if name not in (*names, "*")]
-    if wrong:
-        raise ConfigError(f"{where}: expected names the unknown subset {wrong[0]!r}.{nearest(str(wrong[0]), names)}")
+    strangers = [name for name in expected if name not in (*names, "*")]
+    if strangers:
+        raise ConfigError(f"{where}: expected names the unknown subset {strangers[0]!r}.{nearest(str(strangers[0]), names)}")
     kept = {key: value for key, value in values.items() if key != "subsets"}
     kept |= {"layouts": parsed, "shared_reals": shared}
     kept |= {key: _strings(values.get(key, ()), f"{where}, {key}") for key in ("skip", "published_rows")}

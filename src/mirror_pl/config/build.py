@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,29 +14,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.benchmarks import Manifest
 from mirror_pl.config.manifests import manifest_from
-from mirror_pl.errors import ConfigError, name_list
+from mirror_pl.config.schema import literal
+from mirror_pl.config.trusted import check_targets
+from mirror_pl.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning as L
 
     from mirror_pl.experiment.safe_logger import SafeLogger
 
-TRUSTED = ("mirror_pl.", "lightning.pytorch.", "torch.optim.")
-"""What a ``_target_`` may begin with. A config found inside a checkpoint is never built."""
-
 
 def build(node: DictConfig, **kwargs: Any) -> Any:
-    """Build the object a config node describes by its ``_target_``, with plain Python values only.
+    """Build the object that a config node describes by its ``_target_``, with plain Python values only.
 
     Raises:
-        ConfigError: If a ``_target_`` in it is not among `TRUSTED`.
+        ConfigError: If a ``_target_`` in it is not trusted, see `check_targets`.
     """
     plain = OmegaConf.to_container(node, resolve=True)
-    for target in _targets(plain):
-        if not target.startswith(TRUSTED):
-            raise ConfigError(f"_target_: {target} is not trusted; it must begin with {name_list(TRUSTED)}")
-    # Partial, so that Hydra does not see the objects in kwargs: it would turn dataclasses into configs.
-    return instantiate(plain, _convert_="all", _partial_=True)(**kwargs)
+    check_targets(plain)
+    # Hydra resolves once more: hence `literal`. It must not see kwargs, whose dataclasses it would turn into configs.
+    return instantiate(literal(plain), _convert_="all", _partial_=True)(**kwargs)
 
 
 def build_manifest(cfg: DictConfig) -> Manifest:
@@ -144,14 +140,3 @@ def start_loggers(trainer: L.Trainer) -> None:
         if isinstance(logger, SafeLogger):
             logger.start()
     trainer.loggers = [logger for logger in trainer.loggers if not getattr(logger, "failed", False)]
-
-
-def _targets(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield str(node["_target_"])
-        for value in node.values():
-            yield from _targets(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _targets(value)

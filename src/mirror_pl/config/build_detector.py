@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror_pl.config.settings import BackboneSettings, DetectorSettings
+from mirror_pl.config.schema import BackboneSettings, DetectorSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.baselines import BASELINES, load_baseline

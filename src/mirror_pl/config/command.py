@@ -59,8 +59,7 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
             def run_one(cfg: DictConfig) -> JobOutcome:
                 job, code = "", 0
                 try:
-                    _chosen[:] = HydraConfig.get().overrides.task  # which fails where one has an interpolation that does
-                    job = " ".join(_chosen)
+                    job = " ".join(HydraConfig.get().overrides.task)
                     fit_into_sweep(cfg)
                     main(cfg)
                 except (MirrorError, OmegaConfBaseException) as error:
@@ -116,18 +115,13 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a command's config without running it, as the command line would with `overrides`; also inside a command."""
     check_overrides(overrides, config_name)
     register_resolvers()
-    _chosen[:] = overrides
     with without_running_hydra(), hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
         return hydra.compose(config_name=config_name, overrides=list(overrides))
 
 
-_chosen: list[str] = []
-"""The overrides of the config that was composed last."""
-
-
-def chosen_settings() -> set[str]:
-    """Return the settings and groups that the command line has named, at their top level."""
-    return {setting_of(override) for override in _chosen}
+def named_settings() -> set[str]:
+    """Return the settings and groups that the command line of the running command names, at their top level."""
+    return {setting_of(override) for override in HydraConfig.get().overrides.task}
 
 
 @contextmanager

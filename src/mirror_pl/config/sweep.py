@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Glob
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from mirror_pl.config.settings import FREE_SETTINGS
+from mirror_pl.config.schema import FREE_SETTINGS
 from mirror_pl.errors import ConfigError
 
 DATA_SETTINGS = ("benchmark", "data_root", "reals", "per_class", "compat")

@@ -14,8 +14,7 @@ from mirror_pl.app_page.environment import private_folder
 from mirror_pl.app_page.port import is_local, listen
 from mirror_pl.app_page.uploads import UploadLimits, Uploads
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import AppSettings
+from mirror_pl.config.schema import AppSettings, read_settings
 from mirror_pl.errors import ConfigError
 from mirror_pl.prediction import device_of
 from mirror_pl.prediction.engine import LARGEST_BATCH

@@ -8,8 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from mirror_pl.config.build_detector import backbone_folder, build_backbone
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import ConvertSettings
+from mirror_pl.config.schema import ConvertSettings, read_settings
 from mirror_pl.detectors.checkpoint import (
     build_detector,
     departures,

@@ -13,8 +13,7 @@ from rich.progress import track
 from mirror_pl.benchmarks import BenchmarkIndex, index_benchmark
 from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
 from mirror_pl.config.manifests import benchmark_names, load_manifest, manifest_from
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import CheckDataSettings
+from mirror_pl.config.schema import CheckDataSettings, read_settings
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
 from mirror_pl.files import printable, write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
@@ -58,10 +57,10 @@ def run(cfg: DictConfig) -> None:
         checks.append(check)
     for note in absent.values():
         print_plain(note, console)
-    if settings.json is not None:
+    if settings.json_file is not None:
         content = {"data_root": str(root.resolve()), "benchmarks": [check.as_json() for check in checks]}
         content |= {"absent": list(absent)}
-        write_text(Path(settings.json), json.dumps(content, indent=2) + "\n")
+        write_text(Path(settings.json_file), json.dumps(content, indent=2) + "\n")
     if not checks:
         raise DataError(f"data_root: no benchmark is in {root}; data/README.md says where each is expected")
     unsound = [f"{check.index.manifest.name}: {', '.join(check.problems)}" for check in checks if check.problems]

@@ -21,7 +21,7 @@ from mirror_pl.provenance import versions
 
 if TYPE_CHECKING:
     from mirror_pl.benchmarks import BenchmarkIndex
-    from mirror_pl.config.settings import DetectorSettings, EvalSettings
+    from mirror_pl.config.schema import DetectorSettings, EvalSettings
     from mirror_pl.detectors import Detector
     from mirror_pl.reports import RunFolder
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import DetectorTrainSettings
+from mirror_pl.config.schema import DetectorTrainSettings, read_settings
 from mirror_pl.config.validation import build_validation
 from mirror_pl.detectors.checkpoint import load_bank, save_checkpoint
 from mirror_pl.detectors.config import DetectorConfig, HeadConfig, LoraConfig, from_mapping

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,7 @@ from rich.console import Console
 
 from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import FREE_SETTINGS, EvalSettings
+from mirror_pl.config.schema import FREE_SETTINGS, EvalSettings, read_settings
 from mirror_pl.errors import IncompleteRunError
 from mirror_pl.experiment import PartsOfRun, evaluate
 from mirror_pl.jobs.clock import Clock
@@ -57,15 +56,19 @@ class _Job:
     weights: dict[str, WeightsFile] = field(default_factory=dict)
 
 
-def run(cfg: DictConfig) -> None:
+def run(cfg: DictConfig, named: Collection[str] = ()) -> None:
     """Evaluate as `cfg` says and write the run folder.
+
+    Args:
+        cfg: Settings of ``mirror_pl.eval``.
+        named: Those that the command line names, which a repetition takes from there.
 
     Raises:
         MirrorError: Before anything is written, if settings, data or checkpoint are not usable; while scoring, if scores
             cannot be kept or a process dies; after everything was written, an `IncompleteRunError`, if too many images were
             bad, a required subset is absent, or a repetition does not agree.
     """
-    job = _begin(cfg)
+    job = _begin(cfg, named)
     settings, data, folder = job.settings, job.data, job.folder
     try:
         try:
@@ -97,13 +100,13 @@ def run(cfg: DictConfig) -> None:
             folder.unlock()
 
 
-def _begin(cfg: DictConfig) -> _Job:
+def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
     """Check the settings, find the data, and claim the run folder."""
     settings = read_settings(cfg, EvalSettings)
     original = None
     if settings.repeat is not None:
         original = Original.read(Path(settings.repeat))
-        cfg = original.settings(cfg)
+        cfg = original.settings(cfg, named)
         settings = read_settings(cfg, EvalSettings)
     clock, policy = Clock(), build_policy(settings)
     # Kept listings do not notice every change, and a run that goes on must.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -15,8 +14,7 @@ from rich.console import Console
 
 from mirror_pl.config.build_detector import build_detector, build_policy
 from mirror_pl.config.command import compose
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import EvalSettings, GallerySettings
+from mirror_pl.config.schema import EvalSettings, GallerySettings, check_settings, read_settings
 from mirror_pl.detectors import CropPolicy, MirrorDetector
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.detectors.prediction import prepare
@@ -167,7 +165,7 @@ class _Maps:
         """
         settings = _settings_of(run)
         _check_weights(run, settings)
-        detector = check_maps(build_detector(replace(settings, compile=False))[0], "maps")
+        detector = check_maps(build_detector(settings.model_copy(update={"compile": False}))[0], "maps")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         assert run.facts is not None
         disturbed = run.facts["config"].get("perturbation")
@@ -194,10 +192,8 @@ def _settings_of(run: GatheredRun) -> EvalSettings:
     recorded: Mapping[str, Any] | None = run.facts.get("config")
     if not isinstance(recorded, Mapping):
         raise ConfigError(f"maps: {run.folder / 'run.json'} has no settings, it is from an older version; use maps=false")
-    default: Any = OmegaConf.to_container(compose("eval"), resolve=False)
-    plain = {name: value for name, value in default.items() if name not in recorded and name not in ("hydra", "paths")}
-    cfg = OmegaConf.create({**plain, **recorded})
-    return read_settings(cfg, EvalSettings)
+    default: Any = OmegaConf.to_container(compose("eval"), resolve=True)
+    return check_settings({name: recorded.get(name, default[name]) for name in EvalSettings.model_fields}, EvalSettings)
 
 
 def _check_weights(run: GatheredRun, settings: EvalSettings) -> None:

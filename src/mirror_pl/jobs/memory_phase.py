@@ -11,8 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import MemoryTrainSettings
+from mirror_pl.config.schema import MemoryTrainSettings, read_settings
 from mirror_pl.detectors.checkpoint import save_bank
 from mirror_pl.detectors.config import DetectorConfig, MemoryBankConfig
 from mirror_pl.detectors.untrained import untrained_detector

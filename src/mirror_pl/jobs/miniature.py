@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.config.command import compose
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import MiniatureSettings
+from mirror_pl.config.schema import MiniatureSettings, read_settings
 from mirror_pl.detectors.config import HeadConfig
 from mirror_pl.detectors.variants import LINEAR_PROBE
 from mirror_pl.errors import ConfigError, DataError, name_list

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from mirror_pl.config.settings import TrainSettings
+from mirror_pl.config.schema import TrainSettings
 from mirror_pl.detectors.backbone import Backbone
 from mirror_pl.detectors.checkpoint import BackboneSource, load_backbone
 from mirror_pl.detectors.known_backbones import known_backbone
@@ -18,7 +18,7 @@ from mirror_pl.errors import ConfigError
 if TYPE_CHECKING:
     import lightning as L
 
-    from mirror_pl.config.settings import BackboneSettings
+    from mirror_pl.config.schema import BackboneSettings
     from mirror_pl.detectors import DetectorConfig
     from mirror_pl.experiment.training_data_module import TrainingDataModule
     from mirror_pl.experiment.training_module import TrainingModule

@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import PredictSettings
+from mirror_pl.config.schema import PredictSettings, read_settings
 from mirror_pl.detectors.prediction import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
 from mirror_pl.files import printable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +12,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mirror_pl.config.command import chosen_settings
+from mirror_pl.benchmarks import parse_manifest
+from mirror_pl.config.schema import EvalSettings, TrainerSettings, check_settings, literal
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.reports import print_plain
 from mirror_pl.scores import read_table
@@ -98,17 +99,40 @@ class Original:
             raise ConfigError(f"repeat: there is no predictions.parquet in {path} to compare with")
         return cls(path, run)
 
-    def settings(self, cfg: DictConfig) -> DictConfig:
-        """Return the settings of the original, but for those that this command line names, and where results go."""
-        again = OmegaConf.create(dict(self.run["config"]))
-        named = chosen_settings()
-        for name in ({*named} | {"output_dir", "repeat"}) - {"resume", "benchmark"}:
-            again[name] = cfg[name]
-        if not any(name == "output_dir" for name in named):
-            again.output_dir = f"{Path(cfg.output_dir).parents[1]}/{again.benchmark.name}/{Path(cfg.output_dir).name}"
-        again.resume = False
-        for node in ("trainer.default_root_dir", *(f"logger.{name}.save_dir" for name in again.logger)):
-            OmegaConf.update(again, node, again.output_dir)
+    def settings(self, cfg: DictConfig, named: Collection[str]) -> DictConfig:
+        """Return the settings of the original, but for those that this command line names, and where results go.
+
+        Of what the run records, only the values of known settings are taken, each by its type, and every text as it is:
+        what is built, and with which callbacks and loggers, `cfg` says.
+
+        Args:
+            cfg: Of this command.
+            named: Settings and groups that the command line names.
+
+        Raises:
+            ConfigError: If a recorded value is none of its setting.
+        """
+        recorded, own = self.run["config"], {*named, "output_dir", "repeat", "resume"}
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        taken = {name for name in EvalSettings.model_fields if name in recorded and name not in own}
+        again = cfg.copy()
+        OmegaConf.set_struct(again, False)
+        try:
+            values = {name: (recorded if name in taken else plain)[name] for name in EvalSettings.model_fields}
+            for name, value in check_settings(values, EvalSettings).model_dump(include=taken).items():
+                again[name] = literal(value)
+            if "trainer" not in own:
+                known = {name: recorded["trainer"][name] for name in TrainerSettings.model_fields}
+                again.trainer = {**plain["trainer"], **check_settings(known, TrainerSettings).model_dump()}
+            if "benchmark" not in own:
+                parse_manifest(recorded["benchmark"])
+                again.benchmark = literal(recorded["benchmark"])
+        except (ConfigError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"repeat: the settings in {self.path / 'run.json'} are damaged: {error}") from error
+        if "output_dir" not in named:
+            folder = Path(plain["output_dir"])
+            again.output_dir = literal(f"{folder.parents[1]}/{recorded['benchmark']['name']}/{folder.name}")
+        again.trainer.default_root_dir = again.output_dir
         return again
 
     def check(self, weights: Mapping[str, WeightsFile], index: BenchmarkIndex) -> None:

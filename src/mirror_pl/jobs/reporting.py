@@ -14,8 +14,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from mirror_pl.config.read_settings import read_settings
-from mirror_pl.config.settings import ReportSettings
+from mirror_pl.config.schema import ReportSettings, read_settings
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list, nearest
 from mirror_pl.files import printable, whole_folder, write_text
 from mirror_pl.jobs.thumbnails import Thumbnails

@@ -1,0 +1,385 @@
+"""The settings of each command: each is declared here once, with its type and range; the YAML files say what it does."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from mirror_pl.config.plain_paths import paths_in
+from mirror_pl.errors import ConfigError, nearest
+from mirror_pl.scores import Compat
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0)]
+Workers = Annotated[int, Field(ge=0)] | None
+
+
+def _refusal(message: str) -> PydanticCustomError:
+    return PydanticCustomError("refusal", "{message}", {"message": message})
+
+
+class Settings(BaseModel):
+    """Base: values are converted to their types, unknown names are refused, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class BackboneSettings(Settings):
+    """Which architecture: by name, by a Hugging Face folder, or (neither) as the checkpoint has it."""
+
+    model_config = ConfigDict(extra="ignore")  # an option may bring a checkpoint, which is read elsewhere
+    name: str | None = None
+    path: str | None = None
+
+
+class LoadSettings(Settings):
+    """Which detector is expected, and how it is loaded."""
+
+    model_config = ConfigDict(extra="ignore")  # an option may bring a checkpoint, and a head to train
+    name: str
+    merge_lora: bool
+    size: dict[str, int] | None = None
+
+
+class DetectorSettings(Settings):
+    """Which detector, and what of an image it sees: the settings that ``mirror_pl.eval`` and ``predict`` share."""
+
+    backbone: BackboneSettings
+    detector: LoadSettings
+    checkpoint: str | None
+    memory_path: str | None
+    compile: bool
+    crops: str | None
+    aggregate: str
+    aggregate_of: str
+    top_fraction: float
+    batch_size: Literal["auto"] | Count
+    num_workers: Workers
+
+
+class EvalSettings(DetectorSettings):
+    """Settings of ``mirror_pl.eval``."""
+
+    data_root: str
+    reals: str | None
+    tf32: bool
+    cache_dir: str | None
+    cache_limit_gb: Positive
+    output_dir: str
+    resume: bool
+    repeat: str | None
+    save_every_s: NotNegative
+    require_all: bool
+    per_class: bool
+    max_bad_fraction: Annotated[float, Field(ge=0, le=1)]
+    compat: Literal["published", None]
+
+    @property
+    def quirks(self) -> Compat:
+        """`compat`, under the name that the metrics give it."""
+        return self.compat
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> EvalSettings:
+        if self.resume and self.repeat is not None:
+            raise _refusal("repeat and resume: a repetition is a run of its own; give one of the two")
+        return self
+
+
+FREE_SETTINGS = (
+    "output_dir", "resume", "repeat", "save_every_s", "num_workers", "cache_dir", "cache_limit_gb",
+    "data.num_workers", "data.cache_dir", "data.cache_limit_gb", "data.index_cache",
+    "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.default_root_dir",
+    "callbacks", "logger", "paths",
+)  # fmt: skip
+"""Settings of an evaluation that change neither a score nor a report; a resumed run may have other ones."""
+
+
+class PredictSettings(DetectorSettings):
+    """Settings of ``mirror_pl.predict``."""
+
+    input: list[str]
+    output: str
+    device: str
+    precision: str
+    max_megapixels: Positive
+    timeout_s: Positive
+    maps: str | None
+    resume: bool
+    save_every_s: NotNegative
+
+    @model_validator(mode="after")
+    def _together(self) -> PredictSettings:
+        if self.maps is not None and self.resume:
+            raise _refusal(
+                "maps and resume: maps are made of pictures as they are scored, and those of a stopped run have been; leave "
+                "maps out, or begin anew"
+            )
+        if not self.input:
+            raise _refusal("input: none is named; give files, folders or lists: mirror_pl.predict PATH... output=FILE")
+        return self
+
+
+class AppSettings(DetectorSettings):
+    """Settings of ``mirror_pl.app``."""
+
+    num_workers: Annotated[int, Field(ge=1)] | None
+    device: str
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    host: str
+    port: Annotated[int, Field(ge=0, lt=65536)]
+    root_path: str | None
+    max_upload_mb: Positive
+    max_files: Count
+    max_megapixels: Positive
+
+
+class ConvertSettings(Settings):
+    """Settings of ``mirror_pl.convert``."""
+
+    backbone: BackboneSettings
+    input: str
+    output: str
+    memory_path: str | None
+    merge_lora: bool
+    dtype: Literal["float32", "bfloat16"]
+
+
+class CheckDataSettings(Settings):
+    """Settings of ``mirror_pl.check_data``."""
+
+    data_root: str
+    reals: str | None
+    decode: bool
+    json_file: Annotated[str | None, Field(alias="json")]
+
+
+class ReportSettings(Settings):
+    """Settings of ``mirror_pl.report``."""
+
+    runs: list[str]
+    output_dir: str
+    level: Annotated[float, Field(gt=0, lt=1)]
+    replicates: Count
+    seed: Seed
+    threshold_from: str | None
+    compare: list[str] | None
+    images: bool
+    worst: Annotated[int, Field(ge=0)]
+
+    @model_validator(mode="after")
+    def _enough(self) -> ReportSettings:
+        if not self.runs:
+            raise _refusal("runs: none is named; give run folders, or a folder above them: mirror_pl.report outputs/eval")
+        if self.compare is not None and len(set(self.compare)) < 2:
+            raise _refusal(f"compare must be null or name two detectors or more, got {self.compare}")
+        return self
+
+
+class GallerySettings(Settings):
+    """Settings of ``mirror_pl.gallery``."""
+
+    runs: list[str]
+    output_dir: str
+    count: Count
+    images: bool
+    maps: bool
+
+    @model_validator(mode="after")
+    def _enough(self) -> GallerySettings:
+        if not self.runs:
+            raise _refusal("runs: none is named; give a run folder: mirror_pl.gallery outputs/eval/genimage/TIME")
+        if self.maps and not self.images:
+            raise _refusal("maps and images: maps are laid over images; images=false leaves both out")
+        return self
+
+
+class MemoryPhaseSettings(Settings):
+    """What Phase 1 learns, and how; ``configs/phase/memory.yaml`` says what each is."""
+
+    name: str
+    labels: list[int]
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    weight_decay: float
+    orthogonality: float
+    loss_form: str
+    init: str
+    slots: int
+    heads: int
+    top_k: int
+    drop_registers: bool
+    feature_cache: str | None
+
+
+class DetectorPhaseSettings(Settings):
+    """What Phase 2 and the probe learn, and how; ``configs/phase/detector.yaml`` says what each is."""
+
+    name: str
+    labels: list[int]
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    warm_up_epochs: float
+    last_learning_rate: float
+    weight_decay: float
+    label_smoothing: float
+    retrieval_gradient: bool
+    lora_rank: int | None
+    lora_alpha: float
+    top_k: int | None
+    drop_registers: bool | None
+    rope_rescale: float | None
+    gradient_checkpointing: bool
+    self_contained: bool
+    validate_every: Count
+    patience: Count | None
+
+
+class TrainSettings(Settings):
+    """Settings of ``mirror_pl.train`` in every phase."""
+
+    backbone: BackboneSettings
+    batch_size: Count
+    num_workers: Workers
+    seed: Seed
+    output_dir: str
+    resume: bool
+    save_every_steps: Count
+
+
+class MemoryTrainSettings(TrainSettings):
+    """Settings of ``mirror_pl.train phase=memory``."""
+
+    phase: MemoryPhaseSettings
+
+
+class DetectorTrainSettings(TrainSettings):
+    """Settings of ``mirror_pl.train phase=detector`` and ``phase=probe``."""
+
+    phase: DetectorPhaseSettings
+    memory_path: str | None
+
+
+class MiniaturePhaseSettings(Settings):
+    """What the miniature is made of; ``configs/phase/miniature.yaml`` says what each is."""
+
+    name: str
+    labels: list[int]
+    batch_size: int
+    world: str | None
+    bank: Literal["real", "mixed", "fake"]
+
+
+class MiniatureSettings(Settings):
+    """Settings of ``mirror_pl.train experiment=miniature``; its parts have those of their own commands."""
+
+    phase: MiniaturePhaseSettings
+    num_workers: Workers
+    seed: Seed
+    output_dir: str
+    resume: bool
+
+
+AnyTrainSettings: TypeAlias = MemoryTrainSettings | DetectorTrainSettings | MiniatureSettings
+_PHASES: Final[dict[str, type[AnyTrainSettings]]] = {
+    "memory": MemoryTrainSettings,
+    "detector": DetectorTrainSettings,
+    "probe": DetectorTrainSettings,
+    "miniature": MiniatureSettings,
+}
+SomeSettings = TypeVar("SomeSettings", bound=Settings)
+
+
+def read_train_settings(cfg: DictConfig) -> AnyTrainSettings:
+    """Read the settings of ``mirror_pl.train`` for the phase that was chosen; errors as `read_settings`."""
+    name = cfg.phase.get("name")
+    if name not in _PHASES:
+        raise ConfigError(f"phase.name must be one of {', '.join(_PHASES)}, got {name}.{nearest(str(name), _PHASES)}")
+    return read_settings(cfg, _PHASES[name])
+
+
+def read_settings(cfg: DictConfig, cls: type[SomeSettings]) -> SomeSettings:
+    """Read the settings of a command from its composed config, converted to their types.
+
+    What reads the config itself (the ``_target_`` nodes) sees the converted values too.
+
+    Raises:
+        ConfigError: If a value is missing, unknown, of another type, or out of range.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    names = [field.alias or name for name, field in cls.model_fields.items()]
+    settings = check_settings({name: plain[name] for name in names}, cls)
+    for name, value in settings.model_dump(by_alias=True).items():
+        if not isinstance(value, dict | list):
+            cfg[name] = literal(value)
+    return settings
+
+
+def check_settings(values: dict[str, Any], cls: type[SomeSettings]) -> SomeSettings:
+    """Return `values`, plain ones, as the settings of a command; texts in them are taken as they are.
+
+    Raises:
+        ConfigError: As `read_settings`.
+    """
+    for name, value in values.items():
+        if value == MISSING:
+            raise ConfigError(f"{name}: not given; add {name}=... to the command")
+        if isinstance(value, str) and (paths := paths_in(value)) is not None:
+            values = {**values, name: paths}
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_in_words(error.errors()[0], cls)) from error
+
+
+def _in_words(error: ErrorDetails, cls: type[Settings]) -> str:
+    """Say what pydantic found, as all messages of this project say it: which setting, what is expected, what it got."""
+    kind, context = error["type"], error.get("ctx", {})
+    path = [part for part in error["loc"] if isinstance(part, str) and not part.startswith(("literal[", "constrained"))]
+    key, got = ".".join(path), "null" if error["input"] is None else error["input"]
+    if kind == "refusal":
+        return error["msg"]
+    if kind == "extra_forbidden":
+        for part in path[:-1]:
+            cls = cls.model_fields[part].annotation  # type: ignore[assignment]  # of groups, which are settings
+        return f"{key}: there is no such setting.{nearest(path[-1], cls.model_fields)}"
+    if key == "batch_size" and cls.model_fields["batch_size"].annotation is not int:  # of a union, each part has an error
+        return f"batch_size must be auto or a whole number of at least 1, got {got}"
+    limits = {"greater_than_equal": ("ge", "at least"), "greater_than": ("gt", "more than")}
+    limits |= {"less_than_equal": ("le", "at most"), "less_than": ("lt", "less than")}
+    if kind in limits:
+        name, words = limits[kind]
+        return f"{key} must be {words} {context[name]:g}, got {got}"
+    if kind == "literal_error":
+        return f"{key} must be one of {str(context['expected']).replace(chr(39), '')}, got {got}"
+    expected = error["msg"].replace("Input should be", "must be").replace("a valid integer", "a whole number")
+    return f"{key}: {expected}, got {got}"
+
+
+def literal(value: Any) -> Any:
+    """Return a plain value as OmegaConf takes it for itself: ``${`` in a text is two characters, and no interpolation."""
+    if isinstance(value, dict):
+        return {key: literal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [literal(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"(\\*)\$\{", lambda found: f"{found[1]}{found[1]}\\${{", value)
+
+
+class TrainerSettings(Settings):
+    """What of Lightning's Trainer a recorded run is done again with."""
+
+    accelerator: str
+    devices: int | str | list[int]
+    num_nodes: int
+    strategy: str
+    precision: str
