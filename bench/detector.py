@@ -106,7 +106,8 @@ def measure_evaluation(
     import lightning as L
 
     from mirror_pl.benchmarks import Layout, Manifest
-    from mirror_pl.experiment import BenchmarkDataModule, evaluate
+    from mirror_pl.data import BenchmarkDataModule
+    from mirror_pl.modules import DetectorModule
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
@@ -129,9 +130,9 @@ def measure_evaluation(
             trainer = L.Trainer(
                 accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, precision=PRECISIONS[precision],
                 logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                use_distributed_sampler=False, default_root_dir=name,
+                default_root_dir=name,
             )  # fmt: skip
-            assert np.isfinite(evaluate(detector, data, trainer).logits).all()
+            trainer.test(DetectorModule(detector), data, verbose=False)
             detector.to(device)  # Lightning takes it back to the host
 
         ways = {"evaluation, from files": lambda: run(None), "evaluation, from cached crops": lambda: run(root / "cache")}

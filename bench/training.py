@@ -32,7 +32,7 @@ from mirror_pl.detectors.config import HeadConfig, LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
-from mirror_pl.experiment.losses import orthogonality_loss, reconstruction_loss
+from mirror_pl.modules.objectives import orthogonality_loss, reconstruction_loss
 from mirror_pl.retrieval import TokenEvidence, dense
 
 PLAIN, OWN = "plain dense loop", "mirror_pl"

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
-
-from mirror_pl.experiment.training_state import TrainingState
 
 
 class Stopped(BaseException):
@@ -22,25 +21,25 @@ class Stopped(BaseException):
 
 @contextmanager
 def stopped_after_saves(monkeypatch: pytest.MonkeyPatch, saves: int = 1) -> Iterator[None]:
-    """Stop the training inside after it has saved its state so many times; it must come to that."""
-    save, done = TrainingState._save, 0
+    """Stop the training inside after it has saved what it is resumed from so many times; it must come to that."""
+    save, done = pl.Trainer.save_checkpoint, 0
 
-    def save_and_stop(self: TrainingState, *args: Any) -> None:
+    def save_and_stop(self: pl.Trainer, filepath: Any, *args: Any) -> None:
         nonlocal done
-        save(self, *args)
-        done += 1
+        save(self, filepath, *args)
+        done += Path(filepath).name == "last.ckpt"
         if done == saves:
             raise Stopped
 
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(TrainingState, "_save", save_and_stop)
+        patch.setattr(pl.Trainer, "save_checkpoint", save_and_stop)
         yield
 
 
 def run_with_kills(command: Sequence[str], output: Path, pauses: Sequence[float]) -> int:
     """Run a training to its end, killing it some seconds after it saved a state, once a pause; return how often it was."""
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    state, kills = output / "state.pt", 0
+    state, kills = output / "last.ckpt", 0
     for pause in pauses:
         more = ["resume=true"] if (output / "config.yaml").exists() else []
         process = subprocess.Popen([*command, *more], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -24,13 +24,17 @@ ALLOWED = {
     "benchmarks": set(),
     "detectors": {"retrieval", "images"},
     "prediction": {"images", "benchmarks", "detectors"},
-    "experiment": {"images", "retrieval", "scores", "benchmarks", "detectors"},
+    "data": {"images", "scores", "benchmarks", "detectors"},
+    "modules": {"data", "images", "scores", "benchmarks", "detectors"},
+    "callbacks": {"modules", "data", "scores"},
     "reports": {"scores", "benchmarks"},
     "app_page": {"detectors", "images", "reports"},
-    "config": {"scores", "benchmarks", "detectors", "experiment"},
+    "config": {"scores", "benchmarks", "detectors", "data", "callbacks"},
     "jobs": {
         "config",
-        "experiment",
+        "callbacks",
+        "modules",
+        "data",
         "reports",
         "scores",
         "benchmarks",
@@ -42,17 +46,18 @@ ALLOWED = {
     },
     **{name: {"config", "jobs"} for name in COMMANDS},
     **{name: {"errors"} for name in SHARED},
-    "__init__": {"detectors"},
+    "__init__": {"detectors", "data", "modules"},
     "__main__": set(),
 }
 # Library -> the only rooms that may import it.
 CONFINED = {
-    "lightning": {"experiment", "config", "jobs"},  # the last two for its types and errors only
+    "lightning": {"data", "modules", "callbacks", "config", "jobs"},  # the last two for its types and errors only
     "hydra": {"config"},
+    "pydantic": {"config"},
     "omegaconf": {"config", "jobs", *COMMANDS},
     "transformers": {"detectors"},
     "peft": {"detectors"},
-    "wandb": {"experiment", "reports"},  # the first for how a run begins and ends, the second for what is in it
+    "wandb": {"callbacks", "reports"},  # the first for how a run begins and ends, the second for what is in it
     "matplotlib": set(),
     "torchmetrics": {"scores"},
     "scipy": {"scores"},

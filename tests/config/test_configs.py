@@ -17,9 +17,11 @@ from mirror_pl.config.command import check_choices, check_overrides, compose
 from mirror_pl.config.schema import BackboneSettings, ConvertSettings, EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import ConfigError
+from mirror_pl.jobs import evaluation
 from mirror_pl.locate import CHECKOUT, config_dir
 
 MINIATURE = len(list((CHECKOUT / "data/miniature/test").rglob("*.jpg")))
+TRAINING = ("augment", "experiment", "module", "optimizer", "phase", "scheduler")
 OPTIONS = sorted((path.parent.name, path.stem) for path in config_dir().glob("*/*.yaml") if path.parent.name != "hydra")
 
 
@@ -27,7 +29,7 @@ OPTIONS = sorted((path.parent.name, path.stem) for path in config_dir().glob("*/
 def test_every_option_composes(group: str, option: str) -> None:
     """In the command it is for: training has options of its own."""
     cfg = compose(
-        "train" if option == "training" or group in ("phase", "augment", "experiment") else "eval", [f"{group}={option}"]
+        "train" if option in ("training", "ema", "early_stopping") or group in TRAINING else "eval", [f"{group}={option}"]
     )
     assert OmegaConf.to_yaml(cfg, resolve=True)
 
@@ -91,7 +93,7 @@ def test_settings_that_were_not_given() -> None:
 )
 def test_a_trainer_that_would_leave_images_out_is_refused(override: str) -> None:
     with pytest.raises(ConfigError, match="leave images out"):
-        build_trainer(compose("eval", [override, "trainer.accelerator=cpu"]))
+        evaluation.run(compose("eval", [override, "trainer.accelerator=cpu"]))
 
 
 def test_a_strategy_that_would_lose_results_is_refused() -> None:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mirror_pl.detectors.bfree import SPEC, BfreeDetector, distinct_windows, load_bfree
-from mirror_pl.detectors.prediction import prepare
 from mirror_pl.errors import CheckpointError
 from mirror_pl.images import PreprocessSpec, UndecodableImageError, decode, plan_crops
+from mirror_pl.images.pictures import prepare
 
 GOLDEN = BaselineSet("bfree")
 FOLDER = GOLDEN.folder / "weights" / "BFREE_dino2reg4"

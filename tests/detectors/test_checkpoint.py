@@ -22,7 +22,7 @@ from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import read_detector, save_folder
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import CheckpointError, OutputError
-from mirror_pl.experiment import DetectorModule
+from mirror_pl.modules import DetectorModule
 
 Tensors = dict[str, Tensor]
 

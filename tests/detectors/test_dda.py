@@ -13,9 +13,9 @@ from baseline_set import TOLERANCE, BaselineSet, changed, logits_of, saved, says
 
 from mirror_pl.detectors.baselines import load_baseline
 from mirror_pl.detectors.dda import DdaDetector, load_dda, resampled_positions
-from mirror_pl.detectors.prediction import prepare
 from mirror_pl.errors import CheckpointError
 from mirror_pl.files import path_sha256
+from mirror_pl.images.pictures import prepare
 
 GOLDEN = BaselineSet("dda")
 FILE = GOLDEN.folder / "DDA_ckpt.pth"

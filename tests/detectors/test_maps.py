@@ -17,9 +17,9 @@ from PIL import Image
 from mirror_pl import load_detector
 from mirror_pl.detectors import BackboneConfig, CropPolicy, DetectorConfig, HeadConfig, MirrorDetector
 from mirror_pl.detectors.maps import token_maps
-from mirror_pl.detectors.prediction import PreparedPicture, prepare
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import Crop, PreprocessSpec, UndecodableImageError
+from mirror_pl.images.pictures import PreparedPicture, prepare
 
 KINDS = ("residual_norm", "entropy", "max_weight")
 CHECKOUT = Path(__file__).parents[2]

@@ -9,14 +9,14 @@ import torch
 from golden_set import SMALL
 from torch import Tensor
 
-from mirror_pl.config.build import build_manifest
-from mirror_pl.config.command import compose
+from mirror_pl.callbacks import ScoreKeeper
+from mirror_pl.data import BenchmarkDataModule
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.out_of_memory import SplittingScorer
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
-from mirror_pl.experiment import BenchmarkDataModule, evaluate
 from mirror_pl.images import PreprocessSpec
+from mirror_pl.modules import DetectorModule
 
 ERRORS = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
@@ -73,19 +73,17 @@ def test_other_errors_stay() -> None:
 
 
 def test_an_evaluation_loses_nothing() -> None:
-    manifest, root = build_manifest(compose("eval", ["benchmark=wildrf"])), SMALL.data_root
-
     def scores(detector: Detector) -> tuple[np.ndarray, int | None]:
-        data = BenchmarkDataModule(manifest, root, batch_size="auto", num_workers=0)
+        data, keeper = BenchmarkDataModule("wildrf", SMALL.data_root, num_workers=0), ScoreKeeper()
         trainer = L.Trainer(
             accelerator="cpu",
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
-            use_distributed_sampler=False,
+            callbacks=[keeper],
         )
-        predictions = evaluate(detector, data, trainer)
-        return predictions.logits, predictions.most_together
+        trainer.test(DetectorModule(detector), data)
+        return keeper.predictions.logits, keeper.predictions.most_together
 
     whole, together = scores(Greedy(10**6, ERRORS[0]))
     assert together is None
@@ -99,8 +97,7 @@ def test_an_evaluation_loses_nothing() -> None:
 def test_a_backbone_that_cannot_be_compiled_says_so() -> None:
     from torch._inductor.exc import InvalidCxxCompiler
 
-    manifest = build_manifest(compose("eval", ["benchmark=wildrf"]))
-    data = BenchmarkDataModule(manifest, SMALL.data_root, num_workers=0)
+    data = BenchmarkDataModule("wildrf", SMALL.data_root, num_workers=0)
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    with pytest.raises(ConfigError, match=r"could not be compiled .*; use compile=false"):
-        evaluate(Greedy(0, InvalidCxxCompiler()), data, trainer)
+    with pytest.raises(ConfigError, match=r"cannot be compiled .*; use compile=false"):
+        trainer.test(DetectorModule(Greedy(0, InvalidCxxCompiler())), data)

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from mirror_pl.detectors import Detector
 from mirror_pl.detectors.baselines import BASELINES, load_baseline
 from mirror_pl.detectors.linear_detector import VitSize
-from mirror_pl.detectors.prediction import prepare
 from mirror_pl.detectors.univfd import VIT_L, UnivfdDetector, load_univfd
 from mirror_pl.errors import CheckpointError, ConfigError
+from mirror_pl.images.pictures import prepare
 
 GOLDEN = BaselineSet("univfd")
 HEAD, CLIP = GOLDEN.folder / "fc_weights.pth", GOLDEN.folder / "clip-tiny-hf"

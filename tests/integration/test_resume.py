@@ -22,8 +22,8 @@ from runs import eval_command, kill_all, rank_process, results_of, start, wait_f
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, OutputError
-from mirror_pl.experiment.detector_module import DetectorModule
 from mirror_pl.jobs.evaluation import run
+from mirror_pl.modules.detector import DetectorModule
 from mirror_pl.scores.parts import PartWriter, count_scored
 
 

@@ -14,8 +14,8 @@ from sklearn.metrics import log_loss
 
 from mirror_pl.config.command import compose
 from mirror_pl.detectors import MirrorDetector, load_detector
-from mirror_pl.detectors.prediction import prepare
 from mirror_pl.errors import ConfigError
+from mirror_pl.images.pictures import prepare
 from mirror_pl.jobs import evaluation
 from mirror_pl.jobs.training import run
 
@@ -47,8 +47,8 @@ def overrides(output: Path, images: Path, *more: str) -> list[str]:
 @pytest.fixture(scope="module")
 def trained(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("train") / "run"
-    settings = ["phase.epochs=150", "phase.weight_decay=0", "phase.learning_rate=1", f"+validation.own={images}"]
-    run(compose("train", overrides(output, images, *settings, "phase.validate_every=150")))
+    settings = ["phase.epochs=150", "optimizer.weight_decay=0", "optimizer.lr=1", f"+validation.own={images}"]
+    run(compose("train", overrides(output, images, *settings, "trainer.check_val_every_n_epoch=150")))
     return output
 
 
@@ -84,13 +84,13 @@ def test_the_head_alone_is_learnt(trained: Path, images: Path, tmp_path: Path) -
 
 
 def test_it_is_evaluated_like_any_other(trained: Path, images: Path, tmp_path: Path) -> None:
-    settings = ["benchmark=folder", f"data_root={images}", f"checkpoint={trained}/last.ckpt", "trainer.accelerator=cpu"]
+    settings = ["benchmark=folder", f"data_root={images}", f"checkpoint={trained}/best.ckpt", "trainer.accelerator=cpu"]
     settings += ["num_workers=0", "~callbacks.progress", f"paths.outputs={tmp_path}"]
     evaluation.run(compose("eval", [*settings, f"output_dir={tmp_path}/run", "detector=linear_probe"]))
     facts = json.loads((tmp_path / "run/run.json").read_text())
     assert facts["detector"]["name"] == "linear_probe/tiny"
     bal_acc = json.loads((tmp_path / "run/metrics.json").read_text())["mean"]["bal_acc"]
-    assert bal_acc == pytest.approx(json.loads((trained / "run.json").read_text())["validated"][-1]["bal_acc"]["own"])
+    assert bal_acc == pytest.approx(json.loads((trained / "run.json").read_text())["best"]["bal_acc"]["own"])
     with pytest.raises(ConfigError, match=r"detector=direct: .* holds a linear_probe, whose head looks at cls"):
         evaluation.run(compose("eval", [*settings, f"output_dir={tmp_path}/no", "detector=direct"]))
 

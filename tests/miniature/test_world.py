@@ -12,8 +12,8 @@ from PIL import Image
 from mirror_pl.benchmarks import index_benchmark
 from mirror_pl.config.build import build_manifest
 from mirror_pl.config.command import compose
+from mirror_pl.data.training_set import find_training_images
 from mirror_pl.errors import OutputError
-from mirror_pl.experiment.training_set import find_training_images
 from mirror_pl.files import path_sha256
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.labels import FAKE, REAL

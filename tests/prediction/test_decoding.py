@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mirror_pl.detectors.prediction import PreparedPicture
 from mirror_pl.errors import LostProcessError
 from mirror_pl.images import PreprocessSpec
+from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction import decoding
 from mirror_pl.prediction.decoding import prepared
 from mirror_pl.prediction.inputs import Item

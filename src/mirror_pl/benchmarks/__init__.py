@@ -3,5 +3,17 @@
 from mirror_pl.benchmarks.index import BenchmarkIndex, index_benchmark
 from mirror_pl.benchmarks.manifest import Layout, Manifest, parse_manifest
 from mirror_pl.benchmarks.published import PublishedNumber, published_for
+from mirror_pl.benchmarks.shipped import benchmark_names, load_manifest, without_settings
 
-__all__ = ["BenchmarkIndex", "Layout", "Manifest", "PublishedNumber", "index_benchmark", "parse_manifest", "published_for"]
+__all__ = [
+    "BenchmarkIndex",
+    "Layout",
+    "Manifest",
+    "PublishedNumber",
+    "benchmark_names",
+    "index_benchmark",
+    "load_manifest",
+    "parse_manifest",
+    "published_for",
+    "without_settings",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mirror_pl.benchmarks import Manifest
-from mirror_pl.config.manifests import manifest_from
+from mirror_pl.benchmarks import Manifest, parse_manifest, without_settings
 from mirror_pl.config.schema import literal
 from mirror_pl.config.trusted import check_targets
 from mirror_pl.errors import ConfigError
@@ -21,7 +22,7 @@ from mirror_pl.errors import ConfigError
 if TYPE_CHECKING:
     import lightning as L
 
-    from mirror_pl.experiment.safe_logger import SafeLogger
+    from mirror_pl.callbacks.safe_logger import SafeLogger
 
 
 def build(node: DictConfig, **kwargs: Any) -> Any:
@@ -30,19 +31,31 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
     Raises:
         ConfigError: If a ``_target_`` in it is not trusted, see `check_targets`.
     """
-    plain = OmegaConf.to_container(node, resolve=True)
+    plain: Any = OmegaConf.to_container(node, resolve=True)
     check_targets(plain)
     # Hydra resolves once more: hence `literal`. It must not see kwargs, whose dataclasses it would turn into configs.
-    return instantiate(literal(plain), _convert_="all", _partial_=True)(**kwargs)
+    made = instantiate(literal(plain), _convert_="all", _partial_=True)
+    return partial(made, **kwargs) if plain.get("_partial_") else made(**kwargs)
 
 
 def build_manifest(cfg: DictConfig) -> Manifest:
     """Return the benchmark that ``benchmark=`` chose."""
-    return manifest_from(cfg.benchmark)
+    return manifest_of(cfg.benchmark)
 
 
-def build_trainer(cfg: DictConfig) -> L.Trainer:
+def manifest_of(node: Any) -> Manifest:
+    """Return the benchmark that a composed config node describes."""
+    values: Any = OmegaConf.to_container(node, resolve=True)
+    return parse_manifest(without_settings(values))
+
+
+def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str] = ()) -> L.Trainer:
     """Build Lightning's Trainer with the callbacks and loggers that the config names.
+
+    Args:
+        cfg: Of the command.
+        more: Callbacks besides those.
+        leave_out: Names of callbacks that are not for this run.
 
     Raises:
         ConfigError: If this machine, or Lightning, does not have what the settings ask for.
@@ -57,21 +70,18 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
     # The frozen parts are, and stay.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
-    callbacks = [build(node) for node in cfg.callbacks.values()]
+    callbacks = [build(node) for name, node in cfg.callbacks.items() if name not in leave_out]
     loggers = build_loggers(cfg)
     progress_bar = "progress" in cfg.callbacks  # otherwise Lightning would add one of its own
     try:
         trainer: L.Trainer = build(
-            cfg.trainer, callbacks=callbacks, logger=loggers or False, enable_progress_bar=progress_bar
+            cfg.trainer, callbacks=[*callbacks, *more], logger=loggers or False, enable_progress_bar=progress_bar
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         settings = ", ".join(f"{key}={cfg.trainer[key]}" for key in ("accelerator", "devices", "strategy", "precision"))
         raise ConfigError(f"trainer: {error} (trainer: {settings})") from error
     if getattr(trainer.strategy, "_start_method", "popen") not in (None, "popen"):
         raise ConfigError(f"trainer.strategy={cfg.trainer.strategy}: results stay in the processes it starts; use ddp")
-    limit = trainer.limit_test_batches  # 1.0 is all of them, 1 a single one; fast_dev_run sets it too
-    if isinstance(limit, int) or limit != 1.0:
-        raise ConfigError("trainer: limit_test_batches and fast_dev_run leave images out, and would give a false report")
     return trainer
 
 
@@ -102,8 +112,8 @@ def build_loggers(cfg: DictConfig) -> list[SafeLogger]:
 
 
 def _build_logger(name: str, node: DictConfig, cfg: DictConfig) -> SafeLogger:
-    from mirror_pl.experiment.safe_logger import SafeLogger
-    from mirror_pl.experiment.wandb_logger import MODES, SafeWandbLogger
+    from mirror_pl.callbacks.safe_logger import SafeLogger
+    from mirror_pl.callbacks.wandb_logger import MODES, SafeWandbLogger
 
     if not str(node.get("_target_")).endswith(".WandbLogger"):
         return SafeLogger(build(node), name)
@@ -132,7 +142,7 @@ def sweep_name() -> str | None:
 
 def start_loggers(trainer: L.Trainer) -> None:
     """Start what ``logger=`` chose, before anything is scored. What cannot start is left out, with a warning."""
-    from mirror_pl.experiment.safe_logger import SafeLogger
+    from mirror_pl.callbacks.safe_logger import SafeLogger
 
     if not trainer.is_global_zero:  # with several processes, one of them logs
         return

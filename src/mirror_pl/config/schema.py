@@ -200,17 +200,18 @@ class GallerySettings(Settings):
         return self
 
 
-class MemoryPhaseSettings(Settings):
-    """What Phase 1 learns, and how; ``configs/phase/memory.yaml`` says what each is."""
+class PhaseSettings(Settings):
+    """What every phase of a training has; ``configs/phase/`` says what each setting is."""
 
     name: str
     labels: list[int]
-    batch_size: int
-    epochs: int
-    learning_rate: float
-    weight_decay: float
-    orthogonality: float
-    loss_form: str
+    batch_size: Count
+    epochs: Count
+
+
+class MemoryPhaseSettings(PhaseSettings):
+    """What Phase 1 learns, and from what it begins."""
+
     init: str
     slots: int
     heads: int
@@ -219,19 +220,9 @@ class MemoryPhaseSettings(Settings):
     feature_cache: str | None
 
 
-class DetectorPhaseSettings(Settings):
-    """What Phase 2 and the probe learn, and how; ``configs/phase/detector.yaml`` says what each is."""
+class DetectorPhaseSettings(PhaseSettings):
+    """What Phase 2 and the probe learn."""
 
-    name: str
-    labels: list[int]
-    batch_size: int
-    epochs: int
-    learning_rate: float
-    warm_up_epochs: float
-    last_learning_rate: float
-    weight_decay: float
-    label_smoothing: float
-    retrieval_gradient: bool
     lora_rank: int | None
     lora_alpha: float
     top_k: int | None
@@ -239,8 +230,6 @@ class DetectorPhaseSettings(Settings):
     rope_rescale: float | None
     gradient_checkpointing: bool
     self_contained: bool
-    validate_every: Count
-    patience: Count | None
 
 
 class TrainSettings(Settings):
@@ -265,15 +254,13 @@ class DetectorTrainSettings(TrainSettings):
     """Settings of ``mirror_pl.train phase=detector`` and ``phase=probe``."""
 
     phase: DetectorPhaseSettings
+    checkpoint: str | None
     memory_path: str | None
 
 
-class MiniaturePhaseSettings(Settings):
-    """What the miniature is made of; ``configs/phase/miniature.yaml`` says what each is."""
+class MiniaturePhaseSettings(PhaseSettings):
+    """What the miniature is made of."""
 
-    name: str
-    labels: list[int]
-    batch_size: int
     world: str | None
     bank: Literal["real", "mixed", "fake"]
 

@@ -13,10 +13,11 @@ from typing import Any, Final
 from mirror_pl.errors import ConfigError, nearest
 
 _BY_MODULE: Final = {
-    "mirror_pl.experiment": ("BenchmarkDataModule",),
-    "mirror_pl.experiment.training_data_module": ("TrainingDataModule",),
-    "mirror_pl.experiment.progress": ("ProgressLog",),
+    "mirror_pl.callbacks": ("ProgressLog",),
+    "mirror_pl.data": ("BenchmarkDataModule", "TrainingDataModule"),
     "mirror_pl.images": ("AugmentSpec",),
+    "mirror_pl.modules": ("DetectorModule", "MemoryBankModule"),
+    "mirror_pl.modules.objectives": ("CosineByEpoch", "WarmUpThenCosine"),
     "lightning.pytorch": ("Trainer",),
     "lightning.pytorch.callbacks": (
         "BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler",

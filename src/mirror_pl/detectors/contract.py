@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.aggregation import CropPolicy
-from mirror_pl.detectors.prediction import Picture, Prediction, predict_all, prepare
+from mirror_pl.detectors.prediction import Prediction, predict_all
 from mirror_pl.detectors.verdict import Verdict
+from mirror_pl.images.pictures import Picture, prepare
 from mirror_pl.images.spec import PreprocessSpec
 
 DEVICE_TURN = threading.RLock()

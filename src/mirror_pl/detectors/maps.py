@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mirror_pl.detectors.exact import float32_products
-from mirror_pl.detectors.prediction import PRECISIONS, PreparedPicture
+from mirror_pl.detectors.prediction import PRECISIONS
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.crops import Crop
+from mirror_pl.images.pictures import PreparedPicture
 
 if TYPE_CHECKING:
     import numpy as np

@@ -16,11 +16,11 @@ from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.maps import TokenMaps, token_maps
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
-from mirror_pl.detectors.prediction import Picture, prepare
 from mirror_pl.detectors.variants import detector_name
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.decode import UndecodableImageError
+from mirror_pl.images.pictures import Picture, prepare
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.retrieval import TokenEvidence
 

@@ -34,13 +34,18 @@ class SplittingScorer:
         """Return the verdict on pixels ``(B, 3, H, W)``.
 
         Raises:
-            ConfigError: If a single image does not fit.
+            ConfigError: If a single image does not fit, or the backbone cannot be compiled.
         """
         while True:
             parts = pixels.split(self.most_together or len(pixels))
             try:
                 verdicts = [self.detector(part) for part in parts]
-            except (RuntimeError, MemoryError) as error:
+            except Exception as error:
+                if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
+                    why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+                    raise ConfigError(
+                        f"compile=true: the backbone could not be compiled ({why}); use compile=false"
+                    ) from error
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -5,6 +5,7 @@ from mirror_pl.images.crop_cache import CropCache
 from mirror_pl.images.crops import CROPS, Crop, cut, plan_crops
 from mirror_pl.images.decode import IMAGE_SUFFIXES, DecodedImage, UndecodableImageError, decode
 from mirror_pl.images.identity import identity
+from mirror_pl.images.pictures import Picture, PreparedPicture, prepare
 from mirror_pl.images.preprocess import preprocess
 from mirror_pl.images.spec import PreprocessSpec
 
@@ -15,6 +16,8 @@ __all__ = [
     "Crop",
     "CropCache",
     "DecodedImage",
+    "Picture",
+    "PreparedPicture",
     "PreprocessSpec",
     "UndecodableImageError",
     "augment",
@@ -22,5 +25,6 @@ __all__ = [
     "decode",
     "identity",
     "plan_crops",
+    "prepare",
     "preprocess",
 ]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from mirror_pl.callbacks.safe_logger import SafeLogger
+from mirror_pl.callbacks.wandb_logger import SafeWandbLogger
 from mirror_pl.config.build import start_loggers
 from mirror_pl.errors import EXIT_DEFECT, MirrorError
-from mirror_pl.experiment.safe_logger import SafeLogger
-from mirror_pl.experiment.wandb_logger import SafeWandbLogger
 from mirror_pl.images import UndecodableImageError, decode
 from mirror_pl.labels import FAKE, LABEL_NAMES
 from mirror_pl.reports import print_plain

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from mirror_pl.benchmarks import BenchmarkIndex, index_benchmark
+from mirror_pl.benchmarks import BenchmarkIndex, benchmark_names, index_benchmark, load_manifest
 from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
-from mirror_pl.config.manifests import benchmark_names, load_manifest, manifest_from
+from mirror_pl.config.build import manifest_of
 from mirror_pl.config.schema import CheckDataSettings, read_settings
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
 from mirror_pl.files import printable, write_text
@@ -38,7 +38,7 @@ def run(cfg: DictConfig) -> None:
     reals = None if settings.reals is None else Path(settings.reals)
     chosen = cfg.get("benchmark")
     if chosen is not None:
-        manifests = [manifest_from(chosen)]
+        manifests = [manifest_of(chosen)]
     else:
         manifests = [load_manifest(name) for name in benchmark_names() if name not in NOT_LOOKED_FOR]
     checks: list[DataCheck] = []

@@ -62,7 +62,7 @@ def _hashed(setting: str, path: str | None) -> WeightsFile:
 
 
 def dependencies(
-    weights: Mapping[str, WeightsFile], index: BenchmarkIndex, detector: Detector, images_a_batch: int, device: str
+    weights: Mapping[str, WeightsFile], index: BenchmarkIndex, detector: Detector, images_per_batch: int, device: str
 ) -> dict[str, Any]:
     """Return all that a score depends on, besides the settings: weights, data, recipe, batches, device, versions.
 
@@ -76,7 +76,7 @@ def dependencies(
         **{key: file.sha256 for key, file in weights.items()},
         "data": {"images": dict(images), "fingerprint": index.fingerprint()},
         "detector": detector.description(),
-        "images_a_batch": images_a_batch,
+        "images_per_batch": images_per_batch,
         "device": device,
         "versions": versions(),
     }

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from mirror_pl.callbacks import PartsOfRun, Predictions, ScoreKeeper
+from mirror_pl.callbacks.process_watch import watching
 from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import FREE_SETTINGS, EvalSettings, read_settings
-from mirror_pl.errors import IncompleteRunError
-from mirror_pl.experiment import PartsOfRun, evaluate
+from mirror_pl.errors import ConfigError, IncompleteRunError
 from mirror_pl.jobs.clock import Clock
 from mirror_pl.jobs.dashboards import dashboards, mirror
 from mirror_pl.jobs.dependencies import (
@@ -29,6 +30,7 @@ from mirror_pl.jobs.dependencies import (
 )
 from mirror_pl.jobs.evaluation_record import raise_if_incomplete, write_record
 from mirror_pl.jobs.repetition import Original
+from mirror_pl.modules import DetectorModule
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain, print_report
 
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     import lightning as L
 
     from mirror_pl.benchmarks import BenchmarkIndex
+    from mirror_pl.data import BenchmarkDataModule
     from mirror_pl.detectors import CropPolicy, Detector
-    from mirror_pl.experiment import BenchmarkDataModule, Predictions
 
 
 @dataclass
@@ -48,6 +50,7 @@ class _Job:
     settings: EvalSettings
     data: BenchmarkDataModule
     trainer: L.Trainer
+    keeper: ScoreKeeper
     folder: RunFolder | None
     original: Original | None
     policy: CropPolicy
@@ -91,7 +94,11 @@ def run(cfg: DictConfig, named: Collection[str] = ()) -> None:
         if folder:
             _announce(job, folder, reused)
         with dashboards(job.trainer, job.cfg, job.console):
-            predictions = evaluate(detector, data, job.trainer, tf32=settings.tf32, policy=job.policy, parts=parts)
+            job.keeper.parts = parts
+            module = DetectorModule(detector, policy=job.policy, tf32=settings.tf32)
+            with watching(job.trainer):
+                job.trainer.test(module, datamodule=data, verbose=False)
+            predictions = job.keeper.predictions
             job.clock.lap("score")
             if folder:
                 _complete(job, detector, predictions, folder)
@@ -121,13 +128,17 @@ def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
         **fresh,
     )
     _ = data.index  # what is not there is said before a folder is made
-    trainer = build_trainer(cfg)
+    keeper = ScoreKeeper()
+    trainer = build_trainer(cfg, keeper)
+    limit = trainer.limit_test_batches  # 1.0 is all of them, 1 a single one; fast_dev_run sets it too
+    if isinstance(limit, int) or limit != 1.0:
+        raise ConfigError("trainer: limit_test_batches and fast_dev_run leave images out, and would give a false report")
     data.trainer = trainer
     folder = None
     if trainer.is_global_zero:  # with several processes, one of them prints and writes
         yaml = OmegaConf.to_yaml(cfg, resolve=True)
         folder = RunFolder(Path(settings.output_dir), yaml, resume=settings.resume, free=FREE_SETTINGS, again=True)
-    return _Job(cfg, settings, data, trainer, folder, original, policy, clock, Console())
+    return _Job(cfg, settings, data, trainer, keeper, folder, original, policy, clock, Console())
 
 
 def _parts(job: _Job, detector: Detector) -> PartsOfRun | None:
@@ -135,7 +146,7 @@ def _parts(job: _Job, detector: Detector) -> PartsOfRun | None:
     if job.folder is None:
         return None  # the first process tells the others
     device = job.trainer.strategy.root_device.type
-    facts = dependencies(job.weights, job.data.index, detector, job.data.images_a_batch, device)
+    facts = dependencies(job.weights, job.data.index, detector, job.data.images_per_batch, device)
     job.clock.started = job.folder.hold_to(facts, job.clock.started)
     return PartsOfRun(job.folder.parts, run_key(facts, job.clock.started), job.settings.save_every_s)
 

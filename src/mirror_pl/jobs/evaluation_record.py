@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mirror_pl.benchmarks import BenchmarkIndex
+    from mirror_pl.callbacks import Predictions
     from mirror_pl.config.schema import EvalSettings
-    from mirror_pl.experiment import Predictions
     from mirror_pl.scores import Compat
 
 

@@ -17,10 +17,10 @@ from mirror_pl.config.command import compose
 from mirror_pl.config.schema import EvalSettings, GallerySettings, check_settings, read_settings
 from mirror_pl.detectors import CropPolicy, MirrorDetector
 from mirror_pl.detectors.maps import token_maps
-from mirror_pl.detectors.prediction import prepare
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.files import printable, whole_folder, write_text
 from mirror_pl.images import UndecodableImageError
+from mirror_pl.images.pictures import prepare
 from mirror_pl.jobs.dependencies import weights_of
 from mirror_pl.jobs.map_files import NOTES, by_scale, check_maps, map_layers
 from mirror_pl.jobs.run_pictures import RunPictures

@@ -12,23 +12,22 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from mirror_pl.config.schema import MemoryTrainSettings, read_settings
+from mirror_pl.data.features import FeatureCache, FeatureShape, check_room, features_folder, make_features
 from mirror_pl.detectors.checkpoint import save_bank
 from mirror_pl.detectors.config import DetectorConfig, MemoryBankConfig
 from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.errors import ConfigError
-from mirror_pl.experiment.bank_init import TOKENS_A_SLOT, BankInit, check_init, init_from_features
-from mirror_pl.experiment.feature_cache import FeatureCache, FeatureShape, check_room, features_folder, make_features
-from mirror_pl.experiment.frozen_tokens import frozen_tokens
-from mirror_pl.experiment.memory_bank_module import BankTraining, MemoryBankModule
 from mirror_pl.files import path_sha256
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.jobs.phase import Phase, check_crop, starting_backbone
+from mirror_pl.modules.bank_init import TOKENS_PER_SLOT, BankInit, check_init, frozen_tokens, init_from_features
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from mirror_pl.experiment.batch import Batch
-    from mirror_pl.experiment.training_data_module import TrainingDataModule
+    from mirror_pl.data import TrainingDataModule
+    from mirror_pl.data.batch import Batch
+    from mirror_pl.modules.trainable import TrainableModule
 
 BANK_FILE = "memory_bank.pth"
 
@@ -46,39 +45,35 @@ class MemoryPhase(Phase):
     def __init__(self, cfg: DictConfig) -> None:
         self.settings = read_settings(cfg, MemoryTrainSettings)
         phase = self.settings.phase
-        for name in ("memory_path", "validation"):  # of the other phase: who gives them here means something else
+        for name in (
+            "checkpoint",
+            "memory_path",
+            "validation",
+        ):  # of the other phases
             if cfg[name]:
                 raise ConfigError(f"{name}: phase=memory does not use it; leave it out, or give another phase")
-        self.drop_registers = phase.drop_registers
         self.bank = MemoryBankConfig(phase.slots, phase.heads, phase.top_k)
         check_init(phase.init)
         self.init: BankInit = phase.init  # type: ignore[assignment]
-        self.epochs = phase.epochs
-        self.training = BankTraining(
-            phase.epochs,
-            phase.learning_rate,
-            phase.weight_decay,
-            phase.orthogonality,
-            phase.loss_form,  # type: ignore[arg-type]
-        )
 
-    def belongs_to(self) -> dict[str, Any]:
-        """Return what tells the backbone's weights from others."""
-        return {"backbone": self.weights}
-
-    def load(self, crop_px: int) -> None:
+    def load(self, crop_px: int) -> dict[str, Any]:
         """Load the backbone; the bank is drawn."""
         start = starting_backbone(self.settings.backbone, self.settings.seed)
         backbone, self.source, self.weights = start.backbone, start.source, start.weights
         check_crop(crop_px, backbone)
-        self.config = DetectorConfig(
+        config = DetectorConfig(
             backbone=backbone.config,
             lora=None,
             memory_bank=self.bank,
-            drop_registers=self.drop_registers,
+            drop_registers=self.settings.phase.drop_registers,
             preprocess=PreprocessSpec(crop_px=crop_px),
         )
-        self.detector = untrained_detector(self.config, backbone, self.settings.seed)
+        self.detector = untrained_detector(config, backbone, self.settings.seed)
+        return {"backbone": self.weights}
+
+    def module_settings(self) -> dict[str, Any]:
+        """Return what tells the backbone's weights from others, and where they are."""
+        return {"weights": self.weights, "backbone": self.source}
 
     def prepare(self, data: TrainingDataModule, trainer: L.Trainer) -> None:
         """Find the features of all images in ``phase.feature_cache``, or compute and keep them there.
@@ -98,7 +93,7 @@ class MemoryPhase(Phase):
             )
         now = partial(
             features_folder,
-            *(Path(parent), data.training_set, data.augment, self.config, self.weights, str(trainer.precision)),
+            *(Path(parent), data.training_set, data.augment, self.detector.config, self.weights, str(trainer.precision)),
         )
         folder = now()
         if not folder.exists():
@@ -113,7 +108,7 @@ class MemoryPhase(Phase):
     def _make_features(
         self, folder: Path, data: TrainingDataModule, trainer: L.Trainer, still_the_same: Callable[[], bool]
     ) -> None:
-        shape = FeatureShape.of(self.config, len(data.training_set))
+        shape = FeatureShape.of(self.detector.config, len(data.training_set))
         check_room(folder, shape)
         say = partial(print, flush=True)
         say(f"Keeping the features in {folder}: {shape}")
@@ -130,16 +125,12 @@ class MemoryPhase(Phase):
     def begin(self, data: TrainingDataModule, device: torch.device) -> None:
         """Take the prototypes from features, if they are not to be drawn."""
         # Every image has at least one token; how many it has is known when the first is seen.
-        batches = data.first_batches(self.bank.slots * TOKENS_A_SLOT)
+        batches = data.first_batches(self.bank.slots * TOKENS_PER_SLOT)
         init_from_features(self.detector, batches, self.init, self.settings.seed, device)
 
-    def module(self, steps_an_epoch: int) -> MemoryBankModule:
-        """Return the module that trains the bank."""
-        return MemoryBankModule(self.detector, self.training, steps_an_epoch, self.settings.seed)
-
-    def save(self, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    def save(self, folder: Path, module: TrainableModule, facts: dict[str, Any]) -> dict[str, Any]:
         """Write the bank as the published Phase-1 file."""
-        file = folder / BANK_FILE
-        bank = self.detector.memory_bank
-        save_bank(file, bank, self.config, self.weights, self.epochs, training=facts, replace=True)
+        file, config = folder / BANK_FILE, self.detector.config
+        epochs = module.current_epoch
+        save_bank(file, self.detector.memory_bank, config, self.weights, epochs, training=facts, replace=True)
         return {"bank": {"path": BANK_FILE, "sha256": path_sha256(file)}}

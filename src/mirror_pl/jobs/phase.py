@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from omegaconf import DictConfig
 
 from mirror_pl.config.schema import TrainSettings
 from mirror_pl.detectors.backbone import Backbone
@@ -19,58 +20,61 @@ if TYPE_CHECKING:
     import lightning as L
 
     from mirror_pl.config.schema import BackboneSettings
-    from mirror_pl.detectors import DetectorConfig
-    from mirror_pl.experiment.training_data_module import TrainingDataModule
-    from mirror_pl.experiment.training_module import TrainingModule
-    from mirror_pl.experiment.training_set import TrainingSet
+    from mirror_pl.data import TrainingDataModule
+    from mirror_pl.data.training_set import TrainingSet
+    from mirror_pl.detectors import MirrorDetector
+    from mirror_pl.modules.trainable import TrainableModule
 
 
 class Phase(ABC):
     """One phase of training, from its settings to its files.
 
     It is made from the config, which checks all settings that can be checked without data and weights; then `load` is called
-    once, then `module`.
+    once.
 
     Attributes:
         title: What is said of it on the screen.
         outputs: Files that it writes into the run folder.
         shown: Figures to be shown at the end, where they were logged, without what is before their slash.
         settings: Of the command.
-        epochs: Times that every image is seen.
-        config: Of the detector in training, from `load` on.
-        source: Where the backbone's weights are from, from `load` on; None where they are random.
+        detector: In training, from `load` on.
+        source: The folder that the frozen backbone's weights are from, from `load` on; None where they are random, or the
+            checkpoint's own.
+        weights: What tells them from others, from `load` on.
     """
 
     title: ClassVar[str]
     outputs: ClassVar[tuple[str, ...]]
     shown: ClassVar[tuple[str, ...]] = ()
     settings: TrainSettings
-    epochs: int
-    config: DetectorConfig
+    detector: MirrorDetector
     source: BackboneSource | None
+    weights: str
+
+    @abstractmethod
+    def __init__(self, cfg: DictConfig) -> None: ...
 
     def check_images(self, images: TrainingSet) -> None:
         """Raise DataError if these images cannot be trained on."""
         del images
 
     @abstractmethod
-    def belongs_to(self) -> dict[str, Any]:
-        """Return what a state to resume from must agree with, besides data and batches; known from `load` on."""
-
-    @abstractmethod
-    def load(self, crop_px: int) -> None:
+    def load(self, crop_px: int) -> dict[str, Any]:
         """Load the weights that training starts from.
 
         Args:
             crop_px: Side of the training crops.
 
+        Returns:
+            What tells them from others: a training is gone on with from the same only.
+
         Raises:
             MirrorError: If they are missing, damaged, or do not fit together.
         """
 
-    @abstractmethod
-    def module(self, steps_an_epoch: int) -> TrainingModule:
-        """Return what is to be trained."""
+    def module_settings(self) -> dict[str, Any]:
+        """Return arguments of the module that its config does not have."""
+        return {}
 
     def prepare(self, data: TrainingDataModule, trainer: L.Trainer) -> None:
         """Do what comes after `load` and before any image is read, in every process, resumed or not."""
@@ -80,22 +84,13 @@ class Phase(ABC):
         """Do what comes before the first step, where no run is resumed."""
         del data, device
 
-    def callbacks(self, folder: Path, facts: dict[str, Any]) -> list[L.Callback]:
-        """Return what else Lightning is to call; `facts` go into the files that are written on the way."""
-        del folder, facts
-        return []
-
-    def stopped_early(self, module: TrainingModule) -> bool:
-        """Whether training has ended before its last step, as it was told to."""
-        del module
-        return False
-
     @abstractmethod
-    def save(self, folder: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    def save(self, folder: Path, module: TrainableModule, facts: dict[str, Any]) -> dict[str, Any]:
         """Write what was learnt, in place of files of the same names, and return what ``run.json`` is to say of it.
 
         Args:
-            folder: The run folder.
+            folder: The run folder, which holds the checkpoints.
+            module: What was trained.
             facts: Where it comes from; part of the files.
         """
 

@@ -5,42 +5,39 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.config.build import build, build_trainer
+from mirror_pl.config.validation import build_validation
+from mirror_pl.data.benchmark import of_all
+from mirror_pl.detectors.checkpoint import read_checkpoint
 from mirror_pl.detectors.known_backbones import backbone_name
-from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
-from mirror_pl.experiment.training_state import TrainingState, read_state, restore
+from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.files import printable
 from mirror_pl.jobs.dashboards import dashboards, show_facts
-from mirror_pl.jobs.detector_phase import DetectorPhase
+from mirror_pl.jobs.detector_phase import BEST_FILE, LAST_FILE, DetectorPhase, ProbePhase
 from mirror_pl.jobs.memory_phase import MemoryPhase
 from mirror_pl.jobs.phase import Phase
-from mirror_pl.jobs.probe_phase import ProbePhase
 from mirror_pl.labels import FAKE, REAL
+from mirror_pl.modules.trainable import check_factories
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain
 
 if TYPE_CHECKING:
     import lightning as L
 
-    from mirror_pl.experiment.batch import Flaw
-    from mirror_pl.experiment.training_data_module import TrainingDataModule
-    from mirror_pl.experiment.training_module import TrainingModule
-    from mirror_pl.experiment.training_set import TrainingSet
+    from mirror_pl.data import TrainingDataModule
+    from mirror_pl.data.batch import Flaw
+    from mirror_pl.data.training_set import TrainingSet
+    from mirror_pl.modules.trainable import TrainableModule
 
-PHASES: Final[dict[str, type[MemoryPhase] | type[DetectorPhase]]] = {
-    "memory": MemoryPhase,
-    "detector": DetectorPhase,
-    "probe": ProbePhase,
-}
-STATE_FILE = "state.pt"
+PHASES: Final[dict[str, type[Phase]]] = {"memory": MemoryPhase, "detector": DetectorPhase, "probe": ProbePhase}
 
 
 def run(cfg: DictConfig) -> None:
@@ -50,73 +47,76 @@ def run(cfg: DictConfig) -> None:
         MirrorError: Before anything is written, if settings, data or weights are not usable; if the loss is not finite; and,
             after everything was written, if some images could not be read.
     """
-    console = Console()
-    started = datetime.now().astimezone()
+    console, started = Console(), datetime.now().astimezone()
     if "head" not in cfg.detector:
         raise ConfigError(
             f"detector={cfg.detector.name}: there is no training for it here; MIRROR and its variants have one"
         )
-    phase: Phase = PHASES[cfg.phase.name](cfg)
+    phase = PHASES[cfg.phase.name](cfg)
     settings = phase.settings
-    data: TrainingDataModule = build(cfg.data)
+    validation = build_validation(cfg.validation, settings.num_workers, f"{cfg.paths.outputs}/.index")
+    data: TrainingDataModule = build(cfg.data, validation=validation)
     images = data.training_set
     phase.check_images(images)
-    fingerprint = images.fingerprint()
+    data.check_validation()
     settings_yaml = OmegaConf.to_yaml(cfg, resolve=True)
     if settings.resume and "csv" in cfg.logger:  # Lightning would delete what the stopped run has logged
         cfg.logger.csv.version = f"resumed_{started:%Y%m%d_%H%M%S}"
-    trainer = build_trainer(cfg)
+    factories = {name: build(cfg[name]) for name in ("optimizer", "scheduler")}
+    check_factories(**factories)
+    trainer = build_trainer(cfg, leave_out=_without_use(cfg))
     _check_trainer(trainer)
-    steps_an_epoch = data.use_epochs(phase.epochs, trainer.world_size)
     path = Path(settings.output_dir)
     folder = None
     if trainer.is_global_zero:  # with several processes, one of them prints and writes
         _check_nobody_elses(path, phase)
         folder = RunFolder(path, settings_yaml, resume=settings.resume)
+    last = path / LAST_FILE
+    resumed = settings.resume and last.exists()
     try:
-        phase.load(data.augment.crop_px)
-        # What a state must agree with to be gone on from.
-        belongs_to = {
-            "data": fingerprint,
-            "batch_size": settings.batch_size,
-            "steps_an_epoch": steps_an_epoch,
-            **phase.belongs_to(),
-        }
-        state = read_state(path / STATE_FILE, belongs_to) if settings.resume else None
+        weights = phase.load(data.augment.crop_px)
+        module: TrainableModule = build(
+            cfg.module, detector=phase.detector, seed=settings.seed, **factories, **phase.module_settings()
+        )
+        if resumed:
+            read_checkpoint(last, "resume")
         if folder:
-            _announce(phase, images, state, steps_an_epoch * phase.epochs, console)
+            folder.hold_to({**weights, **data.identity()}, started)
+            _announce(phase, images, cfg, console)
         phase.prepare(data, trainer)
-        if state is None:
+        if not resumed:
             phase.begin(data, trainer.strategy.root_device)
     except BaseException:
         if folder:
             folder.release()
         raise
     made_by = {"versions": versions(), "revision": git_revision()}
+    fingerprint = images.fingerprint()
     facts = {"data": fingerprint, "config": OmegaConf.to_container(cfg, resolve=True), **made_by}
     with dashboards(trainer, cfg, console):
-        show_facts(trainer, {"data": fingerprint, "detector": phase.config.to_dict(), **made_by})
-        module = phase.module(steps_an_epoch)
-        steps = steps_an_epoch * phase.epochs
+        show_facts(trainer, {"data": fingerprint, "detector": phase.detector.config.to_dict(), **made_by})
+        module.origin = facts
         clock = time.perf_counter()
-        done = _train(phase, module, data, trainer, state, steps, (path, settings.save_every_steps, belongs_to, facts))
-        flaws = _of_all_processes(module.flaws, trainer)
+        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resumed else None)
+        steps, planned = trainer.global_step, trainer.estimated_stepping_batches
+        trainer.save_checkpoint(last)
+        flaws = sorted({flaw.id: flaw for share in of_all(module.flaws, trainer) for flaw in share.values()}.values())
         if folder is None:
             return
 
-        saved = phase.save(path, facts)
+        saved = phase.save(path, module, facts)
         folder.write_bad_images((flaw.id, images.paths[flaw.id], "train", str(flaw.status), flaw.reason) for flaw in flaws)
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items()} | module.epoch_figures
-        figures = {name: value if math.isfinite(value) else None for name, value in logged.items() if name != "step"}
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        figures = {name: value if math.isfinite(value) else None for name, value in logged.items()}
         folder.complete(
             {
                 "command": sys.argv,
                 "started": started.isoformat(),
                 "finished": datetime.now().astimezone().isoformat(),
                 "seconds": {"train": time.perf_counter() - clock},
-                "steps": module.step,
-                "stopped_early": module.step < steps,
-                "resumed_after": done or None,
+                "steps": steps,
+                "stopped_early": steps < planned,
+                "resumed_after": module.began_at or None,
                 "images": {"used": len(images), "unreadable": len(flaws)},
                 "data": {
                     "fingerprint": fingerprint,
@@ -125,7 +125,7 @@ def run(cfg: DictConfig) -> None:
                 },
                 "backbone": None if phase.source is None else phase.source.to_dict(),
                 **saved,
-                "detector": phase.config.to_dict(),
+                "detector": phase.detector.config.to_dict(),
                 "figures": figures,
                 "device": device_name(trainer.strategy.root_device),
                 "processes": trainer.world_size,
@@ -135,64 +135,50 @@ def run(cfg: DictConfig) -> None:
             }
         )
         for name, value in figures.items():
-            if name.split("/")[1] in phase.shown and value is not None:
+            if name.rpartition("/")[2] in phase.shown and value is not None:
                 print_plain(f"{name:<28}{value:.6g}", console)
-        if module.step < steps:
-            print_plain(f"Stopped early, after {module.step:,} of {steps:,} steps.", console)
+        if steps < planned:
+            print_plain(f"Stopped early, after {steps:,} of {planned:,} steps.", console)
         for name in phase.outputs:
             if (path / name).exists():
                 print_plain(f"Written: {path / name}", console)
         _raise_if_incomplete(flaws, images)
 
 
-def _train(
-    phase: Phase,
-    module: TrainingModule,
-    data: TrainingDataModule,
-    trainer: L.Trainer,
-    state: dict[str, Any] | None,
-    steps: int,
-    saving: tuple[Path, int, dict[str, Any], dict[str, Any]],
-) -> int:
-    """Train from the state on, to the end; return the steps that the state came with."""
-    path, every_steps, belongs_to, facts = saving
-    done = state["step"] if state else 0
-    data.resume_after(done)
-    if state:
-        restore(module, state)
-    # Stopped after its last step, Lightning would not even begin, and restore nothing.
-    if done != steps and not phase.stopped_early(module):
-        keeper = TrainingState(path / STATE_FILE, every_steps, belongs_to, state)
-        trainer.callbacks.extend([*phase.callbacks(path, facts), keeper])  # type: ignore[attr-defined]
-        trainer.fit(module, datamodule=data)
-    if module.step != steps and not phase.stopped_early(module):
-        raise IncompleteRunError(f"training ended after {module.step:,} of {steps:,} steps; resume=true goes on")
-    lost = [name for name, tensor in module.trained_state().items() if not bool(tensor.isfinite().all())]
-    if lost:
-        raise DataError(f"training ended with values that are not finite in {name_list(lost)}; lower phase.learning_rate")
-    return int(done)
+def _without_use(cfg: DictConfig) -> list[str]:
+    """Return the callbacks that wait for a validation, where there is none, or for a logger.
+
+    Raises:
+        ConfigError: If one of them was asked for.
+    """
+    of_loggers = [] if cfg.logger else [str(name) for name in cfg.callbacks if name == "learning_rate"]
+    if cfg.validation:
+        return of_loggers
+    waiting = [str(name) for name, node in cfg.callbacks.items() if str(node.get("monitor") or "").startswith("val/")]
+    asked = [name for name in waiting if name != Path(BEST_FILE).stem]
+    if asked:
+        raise ConfigError(
+            f"callbacks.{asked[0]}: there is no validation set; add +validation.NAME=FOLDER, or leave {asked[0]} out"
+        )
+    return [*waiting, *of_loggers]
 
 
-def _announce(phase: Phase, images: TrainingSet, state: dict[str, Any] | None, steps: int, console: Console) -> None:
-    known = backbone_name(phase.config.backbone) or "a backbone without a name"
+def _announce(phase: Phase, images: TrainingSet, cfg: DictConfig, console: Console) -> None:
+    known = backbone_name(phase.detector.config.backbone) or "a backbone without a name"
     counts = {"real": int((images.labels == REAL).sum()), "fake": int((images.labels == FAKE).sum())}
     found = " and ".join(f"{count:,} {label}" for label, count in counts.items() if count)
-    print_plain(f"{phase.title}: {found} images, {known}, {steps:,} steps in {phase.epochs} epochs", console)
-    if phase.source is None:
+    print_plain(f"{phase.title}: {found} images, {known}, {cfg.trainer.max_epochs} epochs", console)
+    if phase.source is None and cfg.get("checkpoint") is None:
         print_plain("The backbone has random weights: give backbone.path=FOLDER for real ones.", console)
-    if state:
-        print_plain(f"Resumed after step {state['step']:,}.", console)
 
 
 def _check_nobody_elses(path: Path, phase: Phase) -> None:
-    strays = [
-        name for name in (*phase.outputs, STATE_FILE) if (path / name).exists() and not (path / "config.yaml").exists()
-    ]
+    strays = [name for name in (*phase.outputs, LAST_FILE) if (path / name).exists() and not (path / "config.yaml").exists()]
     if strays:
         raise ConfigError(f"output_dir: {path} holds {name_list(strays)} of something else; give another output_dir=FOLDER")
 
 
-def _raise_if_incomplete(flaws: list[Flaw], images: TrainingSet) -> None:
+def _raise_if_incomplete(flaws: Sequence[Flaw], images: TrainingSet) -> None:
     shortfalls = []
     if flaws:
         shown = name_list((printable(images.paths[flaw.id]) for flaw in flaws), 3)
@@ -203,30 +189,11 @@ def _raise_if_incomplete(flaws: list[Flaw], images: TrainingSet) -> None:
         raise IncompleteRunError("; ".join(shortfalls))
 
 
-_WHOLE = {"max_epochs": 1, "max_steps": -1, "accumulate_grad_batches": 1, "limit_train_batches": 1.0, "overfit_batches": 0.0}
-"""Settings of Lightning's that must stay: with others, its one pass is not the whole training, or a step not a batch."""
-
-
 def _check_trainer(trainer: L.Trainer) -> None:
-    for name, value in _WHOLE.items():
-        if getattr(trainer, name) != value:
-            raise ConfigError(
-                f"trainer.{name}={getattr(trainer, name)}: must stay {value}; phase.epochs says how long to train"
-            )
-    if trainer.fit_loop.max_epochs != 1 or any(type(callback).__name__ == "Timer" for callback in trainer.callbacks):  # type: ignore[attr-defined]
-        raise ConfigError("trainer.max_time: a training is not cut short; stop it, and go on with resume=true")
     if type(trainer.strategy).__name__ not in ("SingleDeviceStrategy", "DDPStrategy"):
         raise ConfigError(
             f"trainer.strategy={type(trainer.strategy).__name__}: training is on one device, or on several with ddp, where "
             "every process has all weights"
         )
-    if trainer.precision not in ("32-true", "bf16-mixed"):
-        raise ConfigError(f"trainer.precision={trainer.precision}: training is in 32-true or bf16-mixed")
-
-
-def _of_all_processes(flaws: dict[int, Flaw], trainer: L.Trainer) -> list[Flaw]:
-    shares = [flaws]
-    if trainer.world_size > 1 and torch.distributed.is_initialized():
-        shares = [flaws] * trainer.world_size
-        torch.distributed.all_gather_object(shares, flaws)
-    return sorted({flaw.id: flaw for share in shares for flaw in share.values()}.values())
+    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
+        raise ConfigError(f"trainer.precision={trainer.precision}: training is in 32-true, bf16-mixed or 16-mixed")

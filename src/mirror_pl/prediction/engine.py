@@ -11,8 +11,9 @@ import torch
 
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.detectors.out_of_memory import SplittingScorer
-from mirror_pl.detectors.prediction import PreparedPicture, predict_all
+from mirror_pl.detectors.prediction import predict_all
 from mirror_pl.errors import ConfigError
+from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.decoding import prepared
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.pictures import Limits

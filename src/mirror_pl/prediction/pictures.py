@@ -10,9 +10,9 @@ from typing import Final
 
 from PIL import Image
 
-from mirror_pl.detectors.prediction import PreparedPicture, prepare
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import PreprocessSpec
+from mirror_pl.images.pictures import PreparedPicture, prepare
 from mirror_pl.prediction.inputs import Item
 
 

@@ -1,7 +1,7 @@
 """Checkpoints: reading every published and own format, writing ours. Safe loading only, all or nothing."""
 
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource, backbone_sha256, load_backbone
-from mirror_pl.detectors.checkpoint.bank_file import save_bank
+from mirror_pl.detectors.checkpoint.bank_file import bank_content, save_bank
 from mirror_pl.detectors.checkpoint.bank_load import load_bank
 from mirror_pl.detectors.checkpoint.detector_file import detector_content, save_checkpoint
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
@@ -14,6 +14,7 @@ __all__ = [
     "BackboneSource",
     "backbone_sha256",
     "backbone_source",
+    "bank_content",
     "build_detector",
     "departures",
     "detector_content",

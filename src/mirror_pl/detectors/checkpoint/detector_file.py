@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource
 from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
 from mirror_pl.detectors.checkpoint.names import is_adapter, with_our_names
@@ -37,12 +39,17 @@ def save_checkpoint(
 
 
 def detector_content(
-    detector: MirrorDetector, *, backbone: BackboneSource | None = None, training: Mapping[str, Any] | None = None
+    detector: MirrorDetector,
+    tensors: Mapping[str, Tensor] | None = None,
+    *,
+    backbone: BackboneSource | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return what a file holds of a detector; the two keys fit into a Lightning checkpoint too.
 
     Args:
         detector: On any device.
+        tensors: Under our names, where they are others than the detector's own: an average, say.
         backbone: A folder that holds the weights of the backbone, all but the adapters', to the bit: so they are frozen, and
             no adapter is merged into them. They are left out, and the folder is recorded. None leaves nothing out.
         training: How it was trained, in plain values.
@@ -58,7 +65,7 @@ def detector_content(
     training = dict(training or {})
     if not is_plain(training):
         raise TypeError(f"training: expected plain values only, got {training}")
-    tensors = with_our_names(detector.state_dict())
+    tensors = with_our_names(detector.state_dict()) if tensors is None else tensors
     if backbone is not None:
         trainable = with_our_names({name: part.requires_grad for name, part in detector.named_parameters()})
         left_out = [name for name in tensors if name.startswith("backbone.") and not is_adapter(name)]

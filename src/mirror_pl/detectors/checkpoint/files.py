@@ -43,6 +43,7 @@ class RawCheckpoint:
         backbone: Where the backbone's weights are, all but the adapters', where they were left out of the file.
         training: How the detector was trained, in plain values; empty where nothing is known.
         epoch: Epochs it was trained for, where the file says so.
+        hyper_parameters: Of the Lightning module that saved it, in plain values.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class RawCheckpoint:
     backbone: BackboneSource | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     epoch: int | None = None
+    hyper_parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_checkpoint(path: Path, key: str = "checkpoint") -> RawCheckpoint:
@@ -146,12 +148,13 @@ def _open_envelope(path: Path, content: Any) -> RawCheckpoint:
             f"{path} is not a detector's checkpoint: no dict of tensors under any of "
             f"{name_list(_ENVELOPES)}, nor by itself; it holds {name_list(map(str, content)) or 'nothing'}"
         )
-    memory_config, epoch = content.get("memory_config"), content.get("epoch")
+    memory_config, epoch, settings = (content.get(name) for name in ("memory_config", "epoch", "hyper_parameters"))
     raw = RawCheckpoint(
         path,
         tensors,
         memory_config=memory_config if isinstance(memory_config, dict) else {},
         epoch=epoch if type(epoch) is int else None,
+        hyper_parameters=settings if is_plain(settings) and isinstance(settings, dict) else {},
     )
     if CONFIG_KEY not in content:
         return raw

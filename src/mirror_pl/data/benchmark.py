@@ -1,0 +1,262 @@
+"""A benchmark as a LightningDataModule: one dataset and one loader for all its subsets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from mirror_pl.benchmarks import BenchmarkIndex, Manifest, index_benchmark, load_manifest
+from mirror_pl.data.batch import Batch, Sample, collate
+from mirror_pl.data.sampler import InBatches, ShareOfBatches, as_it_is
+from mirror_pl.errors import ConfigError, DataError
+from mirror_pl.images import IMAGE_SUFFIXES, CropCache, PreprocessSpec, identity, prepare
+from mirror_pl.images.crops import crop_count
+from mirror_pl.locate import miniature_dir
+from mirror_pl.scores import Status
+
+LARGEST_BATCH = {"cpu": 16, "cuda": 256}
+"""Images per batch, by kind of device, from which on more bring no speed; the second for every accelerator."""
+MOST_WORKERS = 8
+"""Workers taken at most when `num_workers` is left open."""
+
+
+class BenchmarkDataModule(L.LightningDataModule):
+    """The images of one benchmark, to be tested, validated on or predicted; each once, whatever the number of processes.
+
+    How images become pixels is the recipe of the module that it meets in a trainer, its `recipe`; `spec` and `crops` say so
+    where that has none.
+
+    Args:
+        manifest: The benchmark, or the name of one that is shipped.
+        data_root: Folder that holds the benchmark's folder; None is ``data``, or MIRROR_DATA in the environment, and for the
+            miniature where that is.
+        batch_size: Crops per batch and process; "auto" takes `LARGEST_BATCH` of the device. A batch that does not fit into
+            memory is split by the module that scores it.
+        num_workers: Decoding processes of each process; None takes one per core, `MOST_WORKERS` at most.
+        reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
+        pair: Pair such subsets with shared reals at all.
+        index_cache: Folder to keep listings of the data in; None keeps none.
+        cache_dir: Folder to keep preprocessed crops in, for any number of runs and recipes; None keeps none.
+        cache_limit_gb: Size of that folder at most, in 1e9 bytes.
+        spec: The recipe, where the module has none.
+        crops: Which crops of each image, see `plan_crops`; None is the module's choice, or the central one.
+
+    Raises:
+        ConfigError: If there is no such benchmark, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest | str,
+        data_root: str | Path | None = None,
+        batch_size: int | Literal["auto"] = "auto",
+        num_workers: int | None = None,
+        reals: str | Path | None = None,
+        pair: bool = True,
+        index_cache: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        cache_limit_gb: float = 100,
+        spec: PreprocessSpec | None = None,
+        crops: str | None = None,
+    ) -> None:
+        super().__init__()
+        if batch_size != "auto" and batch_size < 1:
+            raise ConfigError(f"batch_size must be auto or at least 1, got {batch_size}")
+        if not 0 < cache_limit_gb < float("inf"):
+            raise ConfigError(f"cache_limit_gb must be more than 0, got {cache_limit_gb}")
+        self.manifest = load_manifest(manifest) if isinstance(manifest, str) else manifest
+        self.data_root = _default_root(self.manifest.name) if data_root is None else Path(data_root)
+        self.reals = None if reals is None else Path(reals)
+        self.pair = pair
+        self.index_cache = None if index_cache is None else Path(index_cache)
+        self.cache_dir = None if cache_dir is None else Path(cache_dir)
+        self.cache_limit_gb = cache_limit_gb
+        self.batch_size = batch_size
+        self.num_workers = workers(num_workers)
+        self.spec = spec
+        self.crops = crops
+        self.done: NDArray[np.bool_] | None = None
+        self._index: BenchmarkIndex | None = None
+
+    @property
+    def index(self) -> BenchmarkIndex:
+        """What is on disk; listed at the first call.
+
+        Raises:
+            DataError: If nothing of the benchmark is there.
+        """
+        if self._index is None:
+            self._index = index_benchmark(
+                self.manifest, self.data_root, IMAGE_SUFFIXES, pair=self.pair, reals=self.reals, cache=self.index_cache
+            )
+        return self._index
+
+    @property
+    def scored_sets(self) -> dict[str, BenchmarkIndex]:
+        """What each of the loaders goes over, in their order; a single one has no name."""
+        return {"": self.index}
+
+    def setup(self, stage: str) -> None:
+        """Take the recipe of the module, and see that all processes have the same files before them.
+
+        Raises:
+            ConfigError: If there is no recipe.
+            DataError: If the processes see different files, or nothing of the benchmark is there.
+        """
+        if self.trainer is None:
+            return
+        self.follow(getattr(self.trainer.lightning_module, "recipe", None))
+        if not all_same(self.index.fingerprint, self.trainer):
+            raise DataError("data_root: the processes see different files; let copying finish, then start again")
+
+    def follow(self, recipe: tuple[PreprocessSpec, str] | None) -> None:
+        """Preprocess by a module's recipe, where none was given."""
+        if recipe is not None:
+            self.spec, self.crops = self.spec or recipe[0], self.crops or recipe[1]
+
+    def skip(self, ids: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Leave out the batches all of whose samples are among `ids`.
+
+        Batches are never made up anew: a detector's float32 scores depend, in their last digits, on what else is in a batch.
+
+        Returns:
+            ``(S,)`` whether a sample is left out.
+        """
+        done = np.zeros(len(self.index), bool)
+        done[ids] = True
+        starts = np.arange(0, len(done), self.images_per_batch)
+        whole = np.minimum.reduceat(done, starts) if len(done) else done
+        self.done = np.repeat(whole, self.images_per_batch)[: len(done)]
+        return self.done
+
+    @property
+    def left(self) -> int:
+        """How many samples are to be scored, by all processes together."""
+        return len(self.index) if self.done is None else int((~self.done).sum())
+
+    @property
+    def images_per_batch(self) -> int:
+        """Samples per batch: as many as have `batch_size` crops, or what its "auto" comes to on the trainer's device."""
+        auto = LARGEST_BATCH.get(device_type(self.trainer), LARGEST_BATCH["cuda"])
+        return max(1, (auto if self.batch_size == "auto" else self.batch_size) // crop_count(self.crops or "center"))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Return the loader of this process's share of the samples.
+
+        Raises:
+            ConfigError: If there is no recipe.
+        """
+        if self.spec is None:
+            raise ConfigError(
+                "BenchmarkDataModule: no recipe says how images become pixels; use it with a DetectorModule in a trainer, "
+                "or give BenchmarkDataModule(..., spec=detector.spec)"
+            )
+        ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        limit, crops = int(self.cache_limit_gb * 1e9), self.crops or "center"
+        cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, limit, crops)
+        return DataLoader(
+            InBatches(BenchmarkDataset(self.index, self.spec, cache, crops), collate),
+            batch_size=None,
+            sampler=ShareOfBatches(len(self.index), self.images_per_batch, ranks, rank, self.done),
+            num_workers=self.num_workers,
+            collate_fn=as_it_is,  # type: ignore[arg-type]  # without batch_size, it is given no list
+            pin_memory=device_type(self.trainer) == "cuda",
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Return what `test_dataloader` returns."""
+        return self.test_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Return what `test_dataloader` returns."""
+        return self.test_dataloader()
+
+
+class BenchmarkDataset(Dataset[Sample]):
+    """Samples of a benchmark by their id: each image decoded and preprocessed in the process that reads it.
+
+    Args:
+        index: The benchmark's images.
+        spec: The recipe they are preprocessed by.
+        cache: Crops of that recipe to take from and to add to; None decodes every image.
+        crops: Which crops of each image; see `plan_crops`.
+    """
+
+    def __init__(
+        self, index: BenchmarkIndex, spec: PreprocessSpec, cache: CropCache | None = None, crops: str = "center"
+    ) -> None:
+        self.index = index
+        self.spec = spec
+        self.cache = cache
+        self.crops = crops
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, sample_id: int) -> Sample:
+        """Decode and preprocess one image; one that cannot be read comes back as such, never as another one."""
+        source, suffix = self.index.source(sample_id), PurePosixPath(self.index.paths[sample_id]).suffix
+        label, group = int(self.index.labels[sample_id]), int(self.index.group_ids[sample_id])
+        key = None if self.cache is None else identity(source, suffix)
+        if self.cache is not None and key is not None:
+            kept = self.cache.find(key)
+            if kept is not None:
+                return Sample(sample_id, label, group, Status.OK, kept, "")
+        picture = prepare(source, self.spec, self.crops, suffix)
+        pixels = picture.pixels if picture.pixels is None or self.crops != "center" else picture.pixels[0]
+        status = Status[picture.status.upper()]
+        # Kept only if it is unchanged while it was read.
+        if self.cache is not None and key is not None and status is Status.OK and key == identity(source, suffix):
+            assert pixels is not None
+            self.cache.store(key, pixels)
+        return Sample(sample_id, label, group, status, pixels, picture.reason)
+
+
+def _default_root(name: str) -> Path:
+    return miniature_dir() / "test" if name == "miniature" else Path(os.environ.get("MIRROR_DATA", "data"))
+
+
+def workers(wanted: int | None) -> int:
+    """Return how many decoding processes to take: `wanted`, or with None one per core, `MOST_WORKERS` at most.
+
+    Raises:
+        ConfigError: If `wanted` is negative.
+    """
+    if wanted is not None and wanted < 0:
+        raise ConfigError(f"num_workers must be 0 or more, or null for one per core, got {wanted}")
+    return min(usable_cores(), MOST_WORKERS) if wanted is None else wanted
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_type(trainer: L.Trainer | None) -> str:
+    """Return the kind of device that a trainer computes on."""
+    return "cpu" if trainer is None else trainer.strategy.root_device.type
+
+
+def of_all(mine: Any, trainer: L.Trainer) -> Sequence[Any]:
+    """Return what each process of a trainer has, in the order of their ranks; `mine` may be anything that can be pickled."""
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return [mine]
+    everybodys: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everybodys, mine)
+    return everybodys
+
+
+def all_same(value: Any, trainer: L.Trainer) -> bool:
+    """Whether `value`, called where it is a function, is equal in all processes; with one it is not even computed."""
+    if trainer.world_size == 1:
+        return True
+    found = of_all(value() if callable(value) else value, trainer)
+    return all(other == found[0] for other in found)

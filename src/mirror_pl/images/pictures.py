@@ -1,0 +1,115 @@
+"""From a picture, however it is given, to the crops that a detector sees of it, or to the reason why there are none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from mirror_pl.images.crops import Crop, cut, plan_crops
+from mirror_pl.images.decode import UndecodableImageError, decode
+from mirror_pl.images.spec import PreprocessSpec
+from mirror_pl.sources import ImageSource
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture: TypeAlias = "str | Path | ImageSource | bytes | Image.Image | NDArray[Any] | Tensor"
+"""What can be scored: a file by its path, a part of one, an encoded file's bytes, an image, or pixels: ``(H, W, 3)`` in
+numpy, ``(3, H, W)`` in torch; RGB, uint8 in [0, 255] or floating point in [0, 1], which is rounded to 255ths."""
+
+
+@dataclass(frozen=True)
+class PreparedPicture:
+    """A picture that was decoded and cut, or the reason why not; made without a detector, in any process.
+
+    Attributes:
+        pixels: ``(C, crop, crop, 3)`` uint8; None where there is no image.
+        plan: Where the crops are.
+        size: Of the decoded image, width and height.
+        status: As in `Prediction`.
+        reason: Likewise.
+    """
+
+    pixels: NDArray[np.uint8] | None
+    plan: tuple[Crop, ...] = ()
+    size: tuple[int, int] | None = None
+    status: str = "ok"
+    reason: str = ""
+
+
+def prepare(picture: Picture, spec: PreprocessSpec, crops: str = "center", suffix: str | None = None) -> PreparedPicture:
+    """Decode a picture and cut what a detector sees of it.
+
+    The format alignment of the recipe goes by the suffix of a file's name; for bytes, by the format that they are in; for an
+    image, by the file it was opened from, or else its format. Pixels are not aligned.
+
+    Args:
+        picture: See `Picture`.
+        spec: The detector's recipe.
+        crops: See `plan_crops`.
+        suffix: To go by instead, with the dot; of a picture in a tar shard, say.
+
+    Raises:
+        TypeError: If it is none of the kinds of `Picture`.
+        ValueError: If pixels have another shape, dtype or range than those of `Picture`.
+    """
+    flaw = ""
+    try:
+        if isinstance(picture, str | Path | ImageSource | bytes):
+            source = Path(picture) if isinstance(picture, str) else picture
+            decoded = decode(source)
+            image, flaw = decoded.image, decoded.flaw
+            own_suffix = _SUFFIXES.get(decoded.format, "") if isinstance(source, bytes) else _path_of(source).suffix
+        elif isinstance(picture, Image.Image):
+            own_suffix = Path(str(getattr(picture, "filename", ""))).suffix or _SUFFIXES.get(picture.format or "", "")
+            image = _rgb(picture)
+        else:
+            image, own_suffix = _from_pixels(picture), ""
+        plan = plan_crops(image.size, spec, crops)
+    except UndecodableImageError as error:
+        return PreparedPicture(None, status="undecodable", reason=str(error))
+    status = "truncated" if flaw else "ok"
+    pixels = cut(image, own_suffix if suffix is None else suffix, spec, plan)
+    return PreparedPicture(pixels, plan, image.size, status, flaw)
+
+
+_SUFFIXES: Final = {"PNG": ".png", "BMP": ".bmp"}
+"""Suffixes of files in the formats that recipes align."""
+
+
+def _path_of(source: Path | ImageSource) -> Path:
+    return source if isinstance(source, Path) else source.path
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    try:
+        return picture.convert("RGB")
+    except Exception as error:  # it is read only now, and Pillow's plugins raise almost anything on malformed files
+        raise UndecodableImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def _from_pixels(pixels: NDArray[Any] | Tensor) -> Image.Image:
+    from torch import Tensor
+
+    if isinstance(pixels, Tensor):
+        if pixels.ndim != 3 or pixels.shape[0] != 3:
+            raise ValueError(f"torch pixels must be (3, H, W), got {tuple(pixels.shape)}")
+        array: NDArray[Any] = pixels.detach().cpu().permute(1, 2, 0).numpy()
+    elif isinstance(pixels, np.ndarray):
+        array = pixels
+    else:
+        raise TypeError(f"a picture must be a path, bytes, an image or pixels; got {type(pixels).__name__}")
+    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise ValueError(f"numpy pixels must be (H, W, 3), got {array.shape}")
+    if array.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(array))
+    if not np.issubdtype(array.dtype, np.floating):
+        raise ValueError(f"pixels must be uint8 in [0, 255] or floating point in [0, 1], got {array.dtype}")
+    if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+        raise ValueError(f"floating point pixels must be in [0, 1], got {array.min()} to {array.max()}")
+    return Image.fromarray(np.rint(array * 255).astype(np.uint8))
