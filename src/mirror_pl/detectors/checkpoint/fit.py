@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -26,3 +26,16 @@ def misfits(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> 
     ]
     problems = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
     return [f"  {len(names)} {problem}: {name_list(names, 4)}" for problem, names in problems if names]
+
+
+def missing_layers(names: Iterable[str], prefix: str, depth: int) -> list[str]:
+    """Return a line as `misfits` does if a file has nothing of some layers; asked before layers are built, which takes time.
+
+    Args:
+        names: Of the tensors in the file.
+        prefix: What is before a layer's number in a name.
+        depth: How many layers there should be.
+    """
+    there = {name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)}
+    missing = [f"{prefix}{layer}.*" for layer in range(depth) if str(layer) not in there]
+    return [f"  {len(missing)} of {depth} layers missing: {name_list(missing, 4)}"] if missing else []
