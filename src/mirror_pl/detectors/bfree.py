@@ -187,10 +187,13 @@ def _read_config(file: Path) -> dict[str, Any]:
 
     try:
         text = read_text(file, limit=2**14)
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise ValueError("it has aliases, by which a few lines can stand for any number")
+        depth = 0
+        for event in yaml.parse(text):  # before anything is built: a few lines can stand for any number
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 20 or isinstance(event, yaml.AliasEvent):
+                raise ValueError("it is nested deeply, or has aliases; expected a few keys and values")
         config = yaml.safe_load(text)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"checkpoint: {file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"checkpoint: {file} is damaged: expected keys and values, got {shown(config)}")

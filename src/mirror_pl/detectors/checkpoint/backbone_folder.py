@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mirror_pl.detectors.backbone import Backbone, read_backbone_folder
-from mirror_pl.detectors.checkpoint.fit import missing_layers
+from mirror_pl.detectors.checkpoint.fit import check_weights, missing_layers
 from mirror_pl.detectors.checkpoint.names import our_name
 from mirror_pl.errors import CheckpointError, name_list
 from mirror_pl.files import RACY_NS, path_sha256, path_state, read_json
@@ -99,6 +99,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors.update(load_file(folder / file))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
+    check_weights(tensors, folder)
     return tensors
 
 

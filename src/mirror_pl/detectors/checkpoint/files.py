@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource
+from mirror_pl.detectors.checkpoint.fit import check_weights
 from mirror_pl.detectors.checkpoint.torch_file import check_torch_file, is_plain
 from mirror_pl.errors import CheckpointError, name_list, shown
 from mirror_pl.files import read_json
@@ -94,6 +95,7 @@ def _read_folder(folder: Path) -> RawCheckpoint:
         tensors = load_file(folder / WEIGHTS_FILE)
     except (ValueError, SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
+    check_weights(tensors, folder)
     if not isinstance(config, dict) or "detector" not in config:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} describes no detector. A Hugging Face backbone folder is given as "
@@ -147,9 +149,7 @@ def _open_envelope(path: Path, content: Any) -> RawCheckpoint:
             f"{path} is not a detector's checkpoint: no dict of tensors under any of "
             f"{name_list(_ENVELOPES)}, nor by itself; it holds {name_list(map(shown, content)) or 'nothing'}"
         )
-    for name, tensor in tensors.items():
-        if problem := "its name is no text" if type(name) is not str else _oddness(tensor):
-            raise CheckpointError(f"{path}: the tensor {shown(name)} cannot be a weight: {problem}")
+    check_weights(tensors, path)
     memory_config, epoch = content.get("memory_config"), content.get("epoch")
     raw = RawCheckpoint(
         path,
@@ -165,15 +165,6 @@ def _open_envelope(path: Path, content: Any) -> RawCheckpoint:
     if not isinstance(ours, dict) or "detector" not in ours:
         raise CheckpointError(f"{path} is damaged: under {CONFIG_KEY!r} it describes no detector")
     return replace(raw, config=ours["detector"], backbone=_backbone(ours, path), training=_training(ours, path))
-
-
-def _oddness(tensor: Tensor) -> str | None:
-    """Return what keeps a tensor from being a weight, or None."""
-    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-        return f"expected a dense one with values, got {tensor.layout}, {tensor.dtype}, device {tensor.device}"
-    if tensor.nbytes > (stored := tensor.untyped_storage().nbytes()):
-        return f"its shape {tuple(tensor.shape)} takes {tensor.nbytes} bytes, of which the file has {stored}"
-    return None
 
 
 def _backbone(ours: Mapping[str, Any], path: Path) -> BackboneSource | None:

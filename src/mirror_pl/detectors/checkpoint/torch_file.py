@@ -69,7 +69,7 @@ def is_plain(value: Any) -> bool:
     return True
 
 
-_PICKLE_BYTES: Final = 2**22
+_PICKLE_BYTES: Final = 2**21
 """Of the pickle in a file, which has names and shapes: 200 bytes a tensor. What it says can take a hundred times as much."""
 _REPEATED: Final = 2**22
 """Values that are in a file's pickle by being named again. A tuple that is a key is hashed with all that is in it."""
