@@ -71,10 +71,9 @@ def is_plain(value: Any) -> bool:
 
 _PICKLE_BYTES: Final = 2**21
 """Of the pickle in a file, which has names and shapes: 200 bytes a tensor. What it says can take a hundred times as much."""
-_REPEATED: Final = 2**22
-"""Values that are in a file's pickle by being named again. A tuple that is a key is hashed with all that is in it."""
-_LONGS: Final = 10_000
-"""Integers of more than 32 bits, which can be chosen to have the same hash."""
+_WORK: Final = 2**19
+"""Steps that its pickle may take: 40 a tensor. A value that is named again counts with all that is in it, since a tuple that
+is a key is hashed so, and an integer of more than 32 bits for many: they can be chosen to have the same hash."""
 _NEEDED: Final = {
     "collections OrderedDict", "argparse Namespace", "builtins set", "__builtin__ set", "torch Size", "torch device",
     "torch.nn.parameter Parameter", "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2",
@@ -114,7 +113,7 @@ def _check_pickle(opened: IO[bytes], path: Path) -> None:
     """Follow a pickle's stack, on which each value is only a list of one number: how many values there are in it."""
     stack: list[list[int] | None] = []  # None is a mark
     memo: dict[Any, list[int] | None] = {}
-    longs = repeated = 0
+    work = 0
     argument: Any
     for opcode, argument, _place in pickletools.genops(opened):
         name = opcode.name
@@ -127,10 +126,10 @@ def _check_pickle(opened: IO[bytes], path: Path) -> None:
             memo[argument] = stack[-1]
         elif name in ("BINGET", "LONG_BINGET"):
             value = memo[argument]
-            repeated += value[0] if value else 0
+            work += value[0] if value else 0
             stack.append(value)
         else:
-            longs += name == "LONG1"
+            work += 50 if name == "LONG1" else 0
             used: list[list[int]] = []
             for kind in reversed(opcode.stack_before):
                 if kind is pickletools.stackslice:
@@ -140,8 +139,9 @@ def _check_pickle(opened: IO[bytes], path: Path) -> None:
             result = used[-1] if name in _FILLING else [1]
             result[0] += sum(value[0] for value in used if value is not result)
             stack += [None if kind is pickletools.markobject else result for kind in opcode.stack_after]
-        if repeated > _REPEATED or longs > _LONGS:
-            raise ValueError("its values hold each other too many times over")
+        work += 1
+        if work > _WORK:
+            raise ValueError("it holds too many values, or the same ones too many times over")
 
 
 _FILLING: Final = {"APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD"}
