@@ -102,8 +102,13 @@ def open_stored_zip(path: Path) -> zipfile.ZipFile:
 
     Raises:
         OSError: If it cannot be read.
-        ValueError: If it is damaged, or a member is compressed, or members overlap: a small file could then fill the memory.
+        ValueError: If it is damaged, or a member is compressed, or members overlap: a small file could then fill the memory;
+            or if there are bytes around the archive, in which another reader might see another one.
     """
+    size = path.stat().st_size
+    with path.open("rb") as opened:
+        opened.seek(max(0, size - 42))
+        tail = opened.read()
     try:
         archive = zipfile.ZipFile(path)
     except OSError:
@@ -111,16 +116,21 @@ def open_stored_zip(path: Path) -> zipfile.ZipFile:
     except Exception as error:  # zipfile raises many kinds on a damaged archive
         raise ValueError(f"damaged archive: {error}") from error
     members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    problem = None
     for member in members:
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size or member.flag_bits & 1:
-            archive.close()
-            raise ValueError(
-                f"its member {member.filename} is compressed or encrypted: {member.compress_size} bytes for "
-                f"{member.file_size}"
-            )
-    if (total := sum(member.file_size for member in members)) > (size := path.stat().st_size):
+            problem = f"its member {member.filename} is compressed or encrypted: {member.file_size} bytes"
+            break
+    if total > size:
+        problem = problem or f"its members overlap: they say that they are {total} bytes, and the file has {size}"
+    # What another reader, such as torch's, could find elsewhere: the first member, the end, and the end's 64-bit form.
+    far = tail[:4] == b"PK\x06\x07" and int.from_bytes(tail[8:16], "little") != size - 98
+    if far or archive.comment or (members and min(member.header_offset for member in members)):
+        problem = problem or "there is something around the archive"
+    if problem:
         archive.close()
-        raise ValueError(f"its members overlap: they say that they are {total} bytes, and the file has {size}")
+        raise ValueError(problem)
     return archive
 
 

@@ -33,10 +33,10 @@ DEEP = "[" * 100_000 + "]" * 100_000
 MAGIC = 0x1950A86A20F9469CFC6C
 
 
-def zip_file(path: Path, content: bytes, compression: int = zipfile.ZIP_STORED) -> Path:
+def zip_file(path: Path, content: bytes, compression: int = zipfile.ZIP_STORED, name: str = "x/data.pkl") -> Path:
     """What `torch.save` writes, around a pickle of any kind."""
     with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("x/data.pkl", content)
+        archive.writestr(name, content)
         archive.writestr("x/version", "3\n")
         archive.writestr("x/byteorder", "little")
     return path
@@ -115,6 +115,11 @@ def test_archives_that_are_larger_than_they_look(tmp_path: Path) -> None:
         archive.filelist += archive.filelist[1:] * 5  # of one member, six names
         archive.NameToInfo = {str(number): member for number, member in enumerate(archive.filelist)}
     assert "members overlap" in refusal(tmp_path / "z.pth")
+    assert "DATA.PKL has" in refusal(zip_file(tmp_path / "capitals.pth", bytes(2**21 + 1), name="x/DATA.PKL"))
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for around in (whole[:30] + whole, whole + whole, whole[:-2] + b"\x04\x00note", whole[:-34] + bytes(8) + whole[-26:]):
+        (tmp_path / "around.pth").write_bytes(around)
+        refusal(tmp_path / "around.pth")
     assert "x/data.pkl has" in refusal(zip_file(tmp_path / "large.pth", bytes(2**21 + 1)))
 
 

@@ -39,8 +39,7 @@ class Backbone(nn.Module):
 
         self.config = config
         self.model: nn.Module = AutoModel.from_config(_transformers_config(config), attn_implementation="sdpa")
-        if config.family == "dinov3":
-            self.model.config.pos_embed_rescale = config.rope_rescale
+        self.rescale_positions(config.rope_rescale)
 
     def forward(self, pixels: Tensor) -> Features:
         """Compute features of normalised pixels ``(B, 3, H, W)``; H and W multiples of the patch."""
@@ -56,7 +55,7 @@ class Backbone(nn.Module):
         self.config = replace(self.config, rope_rescale=factor)
         if self.config.family == "dinov3":
             config: Any = self.model.config
-            config.pos_embed_rescale = factor
+            config.pos_embed_rescale = None if factor is None else float(factor)  # transformers refuses an integer
 
     def checkpoint_gradients(self) -> None:
         """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time."""

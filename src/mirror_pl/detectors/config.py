@@ -272,7 +272,7 @@ def _is_of(value: object, annotation: Any) -> bool:
     if arguments:  # X | None
         return any(_is_of(value, argument) for argument in arguments)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)

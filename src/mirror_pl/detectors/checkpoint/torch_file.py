@@ -102,7 +102,7 @@ def check_torch_file(path: Path) -> bool:
             return False
     with open_stored_zip(path) as archive:
         for member in archive.infolist():
-            if member.filename.endswith("/data.pkl"):
+            if member.filename.lower().endswith("/data.pkl"):  # torch takes capitals for it too
                 if member.file_size > _PICKLE_BYTES:
                     raise ValueError(f"its {member.filename} has {member.file_size} bytes, expected {_PICKLE_BYTES} at most")
                 _check_pickle(io.BytesIO(archive.read(member)), path)
