@@ -73,10 +73,10 @@ class LostProcessError(MirrorError):
 
 
 def name_list(names: Iterable[str], limit: int = 8) -> str:
-    """Join `names` for a message, the first `limit` of them, saying how many are left out."""
+    """Join `names` for a message, the first `limit` of them, saying how many are left out; very long ones are cut short."""
     names = list(names)
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names) - limit} more)"
+    first = ", ".join(name if len(name) <= 500 else f"{name[:500]}..." for name in names[:limit])
+    return first if len(names) <= limit else f"{first}, ... ({len(names) - limit} more)"
 
 
 class _Shown(reprlib.Repr):

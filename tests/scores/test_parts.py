@@ -165,3 +165,17 @@ def test_junk_with_a_true_checksum(tmp_path: Path, payload: bytes) -> None:
     for read in (lambda: read_parts(tmp_path, KEY), lambda: count_scored(tmp_path)):
         with pytest.raises(DataError, match=r"0000-x\.part holds no scores"):
             read()
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_compressed_scores_are_refused(tmp_path: Path, codec: str) -> None:
+    """A few kilobytes of them could be gigabytes."""
+    sink, rows = pa.BufferOutputStream(), 10**5
+    columns = [pa.array([""] * rows if field.type == pa.string() else np.zeros(rows), field.type) for field in parts._SCHEMA]
+    with pa.ipc.new_stream(sink, parts._SCHEMA, options=pa.ipc.IpcWriteOptions(compression=codec)) as stream:
+        stream.write_batch(pa.record_batch(columns, schema=parts._SCHEMA))
+    payload = sink.getvalue().to_pybytes()
+    path = tmp_path / "0000-x.part"
+    path.write_bytes(parts.MAGIC + KEY + parts._FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
+    with pytest.raises(DataError, match="it is compressed"):
+        read_parts(tmp_path, KEY)

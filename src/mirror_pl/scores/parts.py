@@ -203,6 +203,8 @@ def _decoded(content: memoryview, path: Path) -> PartialScores:
         with pa.ipc.open_stream(content) as stream:
             if stream.schema != _SCHEMA:
                 raise ValueError("its columns are others")
+            if any(_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(content)):
+                raise ValueError("it is compressed")
             table = stream.read_all()
         table.validate(full=True)
         if any(column.null_count for column in table.columns):
@@ -211,9 +213,36 @@ def _decoded(content: memoryview, path: Path) -> PartialScores:
         with_reason = {int(i): reason for i, reason in zip(ids, table["reason"].to_pylist(), strict=True) if reason}
         if ids.min(initial=0) < 0 or not set(statuses.tolist()) <= set(Status):
             raise ValueError("an id or a status is out of range")
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:  # with a true checksum: nobody's accident
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        MemoryError,
+        struct.error,
+    ) as error:  # with a true checksum: nobody's accident
         raise DataError(
             f"resume: {path} holds no scores, though its checksum is right ({' '.join(str(error).split())}); delete that "
             "file, and its images are scored anew"
         ) from error
     return PartialScores(ids, statuses, logits, p_fake, with_reason)
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether a message is a record batch of which a few bytes could become gigabytes; pyarrow does not say.
+
+    Its header is a flatbuffer: tables, before each of which an offset leads to the places of its fields.
+    """
+    head = message.metadata.to_pybytes()
+
+    def field(table: int, number: int) -> int:
+        places = table - struct.unpack_from("<i", head, table)[0]
+        entry = 4 + 2 * number
+        offset = (
+            struct.unpack_from("<H", head, places + entry)[0] if entry < struct.unpack_from("<H", head, places)[0] else 0
+        )
+        return table + offset if offset else 0
+
+    def pointed(place: int) -> int:
+        return place + struct.unpack_from("<I", head, place)[0]
+
+    return message.type == "record batch" and field(pointed(field(pointed(0), 2)), 3) != 0
