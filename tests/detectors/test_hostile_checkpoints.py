@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 import shutil
 import struct
 import zipfile
@@ -22,6 +23,7 @@ from mirror_pl.detectors.bfree import BfreeDetector, load_bfree
 from mirror_pl.detectors.checkpoint import load_backbone, load_bank, read_checkpoint, read_detector, save_folder
 from mirror_pl.detectors.checkpoint.torch_file import is_plain
 from mirror_pl.detectors.config import BackboneConfig
+from mirror_pl.detectors.dda import load_dda
 from mirror_pl.detectors.linear_detector import VitSize
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.detectors.univfd import UnivfdDetector, load_univfd
@@ -29,6 +31,7 @@ from mirror_pl.errors import CheckpointError, ConfigError, shown
 
 pytestmark = pytest.mark.timeout(30)
 HEAD = BaselineSet("univfd").folder / "fc_weights.pth"
+BFREE = BaselineSet("bfree").folder / "weights" / "BFREE_dino2reg4"
 DEEP = "[" * 100_000 + "]" * 100_000
 MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -375,7 +378,7 @@ def test_sizes_that_are_asked_for_have_bounds(size: dict[str, int]) -> None:
 
 def test_a_depth_that_is_asked_for_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BfreeDetector, "__init__", lambda *_: pytest.fail("nothing is built"))
-    folder = next(BaselineSet("bfree").folder.rglob("model_epoch_best.pth"))
+    folder = BFREE / "model_epoch_best.pth"
     with pytest.raises(CheckpointError, match="layers missing"):
         load_bfree(folder, size=VitSize(64, 256, 4, 128))
 
@@ -384,3 +387,39 @@ def test_heads_that_rope_does_not_fit() -> None:
     """No shape tells of them, so a detector with them would load, and stop at its first picture."""
     with pytest.raises(ConfigError, match="multiple of 4"):
         BackboneConfig("dinov3", width=32, depth=2, heads=16, mlp_width=64)
+
+
+KINDS: dict[str, tuple[Path, str, Callable[[Path], object]]] = {
+    "published": (SMALL.checkpoint, "", load_detector),
+    "bank": (SMALL.memory_path, "", lambda path: load_detector(SMALL.checkpoint, memory_path=path)),
+    "weights": (SMALL.backbone_path, "model.safetensors", load_backbone),
+    "config": (SMALL.backbone_path, "config.json", load_backbone),
+    "clip": (BaselineSet("univfd").folder / "clip-tiny-hf", "config.json", lambda path: load_univfd(HEAD, path)),
+    "fc_weights": (HEAD, "", lambda path: load_univfd(path, BaselineSet("univfd").folder / "clip-tiny-hf")),
+    "dda": (BaselineSet("dda").folder / "DDA_ckpt.pth", "", lambda path: load_dda(path, size=BaselineSet("dda").size)),
+    "bfree": (BFREE, "config.yaml", lambda path: load_bfree(path, size=BaselineSet("bfree").size)),
+}
+"""For each kind of file: a whole one, the file in it if it is a folder, and how it is loaded."""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", KINDS)
+def test_bytes_flipped_at_random(tmp_path: Path, kind: str) -> None:
+    """It loads or is refused, whichever bytes of head and tail, where there are names, sizes and places, are others."""
+    whole, inside, load = KINDS[kind]
+    copy = tmp_path / "copy"
+    (shutil.copytree if whole.is_dir() else shutil.copy)(whole, copy)
+    file = copy / inside if inside else copy
+    before, rng, refused = file.read_bytes(), random.Random(kind), 0
+    for _ in range(300):
+        content = bytearray(before)
+        for _ in range(rng.randint(1, 4)):
+            reach = min(len(content), rng.choice([300, 5000, 30_000]))
+            content[rng.choice([1, -1]) * rng.randrange(1, reach)] = rng.choice([0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)])
+        file.write_bytes(content)
+        try:
+            load(copy)
+        except CheckpointError:
+            refused += 1
+    assert refused > 50

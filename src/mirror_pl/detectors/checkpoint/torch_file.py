@@ -75,9 +75,9 @@ _WORK: Final = 2**19
 """Steps that its pickle may take: 40 a tensor. A value that is named again counts with all that is in it, since a tuple that
 is a key is hashed so, and an integer of more than 32 bits for many: they can be chosen to have the same hash."""
 _NEEDED: Final = {
-    "collections OrderedDict", "argparse Namespace", "builtins set", "__builtin__ set", "torch Size", "torch device",
-    "torch.nn.parameter Parameter", "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
+    "collections OrderedDict", "collections Counter", "argparse Namespace", "builtins set", "__builtin__ set", "torch Size",
+    "torch device", "torch.nn.parameter Parameter", "torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_tensor_v3", "torch._utils _rebuild_parameter",
 }  # fmt: skip
 """What dense tensors and plain values are made with. torch lets more in, such as `bytearray`, which takes any size."""
 
