@@ -58,8 +58,9 @@ def load_bank(
         )
     for what, known in (("backbone", str(backbone)), ("weights", weights)):
         if known is not None and origin.get(what, known) != known:
+            there = origin[what] if isinstance(origin[what], str) else shown(origin[what])
             raise CheckpointError(
-                f"memory_path: {path} was learnt from the features of another backbone: {what} {shown(origin[what])}, here "
+                f"memory_path: {path} was learnt from the features of another backbone: {what} {there}, here "
                 f"{known}. Give the bank that was learnt with this one, or learn one with phase=memory"
             )
     sizes, published = raw.memory_config, MemoryBankConfig()
