@@ -6,6 +6,7 @@ raised is a defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -72,10 +73,27 @@ class LostProcessError(MirrorError):
 
 
 def name_list(names: Iterable[str], limit: int = 8) -> str:
-    """Join `names` for a message, the first `limit` of them, saying how many are left out."""
+    """Join `names` for a message, the first `limit` of them, saying how many are left out; very long ones are cut short."""
     names = list(names)
-    shown = ", ".join(names[:limit])
-    return shown if len(names) <= limit else f"{shown}, ... ({len(names) - limit} more)"
+    first = ", ".join(name if len(name) <= 500 else f"{name[:500]}..." for name in names[:limit])
+    return first if len(names) <= limit else f"{first}, ... ({len(names) - limit} more)"
+
+
+class _Shown(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 3, 100, 100
+
+    def repr_instance(self, x: object, level: int) -> str:  # noqa: ARG002 - reprlib calls it so
+        return repr(x) if x is None or isinstance(x, bool | float) else f"<{type(x).__name__}>"
+
+
+def shown(value: object) -> str:
+    """Return a value out of a file as text for a message, cut short: it may be of any size, and nested without end."""
+    try:
+        return _Shown().repr(value)
+    except ValueError:  # an integer of more digits than Python prints
+        return f"<{type(value).__name__}>"
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

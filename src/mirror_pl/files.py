@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -66,6 +68,70 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
+
+
+def read_text(path: Path, limit: int = 2**22) -> str:
+    """Read the UTF-8 text of a file that is small by its nature, such as a config.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it has more than `limit` bytes, or is not UTF-8.
+    """
+    with path.open("rb") as opened:
+        content = opened.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"{path.name} is too large: expected {limit} bytes at most, got {path.stat().st_size}")
+    return content.decode("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file that is small by its nature.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is too large, nested too deeply, or no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except RecursionError as error:
+        raise ValueError(f"{path.name} is nested too deeply") from error
+
+
+def open_stored_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip archive whose members take no more memory than disk, as `torch.save` and `numpy.savez` write them.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is damaged, or a member is compressed, or members overlap: a small file could then fill the memory;
+            or if there are bytes around the archive, in which another reader might see another one.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as opened:
+        opened.seek(max(0, size - 42))
+        tail = opened.read()
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError:
+        raise
+    except Exception as error:  # zipfile raises many kinds on a damaged archive
+        raise ValueError(f"damaged archive: {error}") from error
+    members = archive.infolist()
+    total = sum(member.file_size for member in members)
+    problem = None
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size or member.flag_bits & 1:
+            problem = f"its member {member.filename} is compressed or encrypted: {member.file_size} bytes"
+            break
+    if total > size:
+        problem = problem or f"its members overlap: they say that they are {total} bytes, and the file has {size}"
+    # What another reader, such as torch's, could find elsewhere: the first member, the end, and the end's 64-bit form.
+    far = tail[:4] == b"PK\x06\x07" and int.from_bytes(tail[8:16], "little") != size - 98
+    if far or archive.comment or (members and min(member.header_offset for member in members)):
+        problem = problem or "there is something around the archive"
+    if problem:
+        archive.close()
+        raise ValueError(problem)
+    return archive
 
 
 @cache

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mirror_pl.benchmarks import walk_cache
@@ -101,3 +103,26 @@ def test_damage_is_no_error(tree: Path, tmp_path: Path, monkeypatch: pytest.Monk
         assert found == walk(tree, SUFFIXES, SKIP)
     (tmp_path / "file").touch()
     assert cached_walk(tree, SUFFIXES, SKIP, tmp_path / "file") == walk(tree, SUFFIXES, SKIP)
+
+
+def test_flipped_bytes_are_damage_too(tree: Path, tmp_path: Path) -> None:
+    """Whichever byte it is: what a kept listing says is true, or it is made anew."""
+    fresh = cached_walk(tree, SUFFIXES, SKIP, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    whole = file.read_bytes()
+    rng = random.Random(0)
+    for _ in range(200):
+        damaged = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        file.write_bytes(damaged)
+        assert cached_walk(tree, SUFFIXES, SKIP, tmp_path / "cache") == fresh
+
+
+def test_a_compressed_listing_is_damage_too(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cached_walk(tree, SUFFIXES, SKIP, tmp_path / "cache")
+    (file,) = (tmp_path / "cache").iterdir()
+    with np.load(file) as archive:
+        kept = dict(archive)
+    np.savez_compressed(file, **kept)
+    assert look(tree, monkeypatch, tmp_path / "cache")[1]

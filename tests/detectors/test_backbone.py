@@ -170,3 +170,12 @@ def test_configs_survive_json() -> None:
     for lora in (None, LoraConfig(rank=4)):
         config = DetectorConfig(TINY, lora=lora)
         assert DetectorConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_whole_number_is_a_scale_too() -> None:
+    config = DetectorConfig(TINY).to_dict()
+    config["backbone"]["rope_rescale"] = 2
+    assert Backbone(DetectorConfig.from_dict(config).backbone).config.rope_rescale == 2
+    config["backbone"]["rope_rescale"] = 10**400
+    with pytest.raises(ConfigError, match="rope_rescale"):
+        DetectorConfig.from_dict(config)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import resource
 import signal
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirror_pl.errors import DataError, OutputError
-from mirror_pl.scores import Status
+from mirror_pl.scores import Status, parts
 from mirror_pl.scores.parts import PartialScores, PartWriter, count_scored, join, read_parts
 
 KEY, OTHER = b"k" * 32, b"o" * 32
@@ -131,3 +133,49 @@ def test_nothing_is_written_where_nothing_is_scored(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         (tmp_path / "file").touch()
         PartWriter(tmp_path / "file", KEY, 0).append(scores([1]))
+
+
+def junk() -> Iterator[bytes]:
+    """Payloads that are no scores."""
+    whole = parts._encoded(scores([1, 2]))
+    yield b""
+    yield b"junk"
+    yield whole[:-40]
+    yield whole[:200] + bytes(40) + whole[240:]
+    yield parts._encoded(scores([-1]))
+    strange = scores([1])
+    strange.statuses[:] = 9
+    yield parts._encoded(strange)
+    for names in (parts._SCHEMA.names[:4], parts._SCHEMA.names):
+        for value in (None, 1.5):
+            sink = pa.BufferOutputStream()
+            batch = pa.record_batch([pa.array([value])] * len(names), names)
+            if len(names) == 5 and value is None:
+                fields = parts._SCHEMA
+                batch = pa.RecordBatch.from_arrays([pa.array([None], field.type) for field in fields], schema=fields)
+            with pa.ipc.new_stream(sink, batch.schema) as stream:
+                stream.write_batch(batch)
+            yield sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("payload", list(junk()), ids=range(10))
+def test_junk_with_a_true_checksum(tmp_path: Path, payload: bytes) -> None:
+    path = tmp_path / "0000-x.part"
+    path.write_bytes(parts.MAGIC + KEY + parts._FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
+    for read in (lambda: read_parts(tmp_path, KEY), lambda: count_scored(tmp_path)):
+        with pytest.raises(DataError, match=r"0000-x\.part holds no scores"):
+            read()
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4"])
+def test_compressed_scores_are_refused(tmp_path: Path, codec: str) -> None:
+    """A few kilobytes of them could be gigabytes."""
+    sink, rows = pa.BufferOutputStream(), 10**5
+    columns = [pa.array([""] * rows if field.type == pa.string() else np.zeros(rows), field.type) for field in parts._SCHEMA]
+    with pa.ipc.new_stream(sink, parts._SCHEMA, options=pa.ipc.IpcWriteOptions(compression=codec)) as stream:
+        stream.write_batch(pa.record_batch(columns, schema=parts._SCHEMA))
+    payload = sink.getvalue().to_pybytes()
+    path = tmp_path / "0000-x.part"
+    path.write_bytes(parts.MAGIC + KEY + parts._FRAME.pack(len(payload), zlib.crc32(payload)) + payload)
+    with pytest.raises(DataError, match="it is compressed"):
+        read_parts(tmp_path, KEY)

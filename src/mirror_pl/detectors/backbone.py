@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.config import BackboneConfig
-from mirror_pl.errors import CheckpointError, ConfigError
+from mirror_pl.errors import CheckpointError, ConfigError, shown
+from mirror_pl.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -38,8 +39,7 @@ class Backbone(nn.Module):
 
         self.config = config
         self.model: nn.Module = AutoModel.from_config(_transformers_config(config), attn_implementation="sdpa")
-        if config.family == "dinov3":
-            self.model.config.pos_embed_rescale = config.rope_rescale
+        self.rescale_positions(config.rope_rescale)
 
     def forward(self, pixels: Tensor) -> Features:
         """Compute features of normalised pixels ``(B, 3, H, W)``; H and W multiples of the patch."""
@@ -52,12 +52,10 @@ class Backbone(nn.Module):
         Raises:
             ConfigError: If the backbone is no DINOv3, or the factor is not more than 1.
         """
-        if factor is not None and not 1 < factor < float("inf"):
-            raise ConfigError(f"rope_rescale must be more than 1, or null for none, got {factor}")
         self.config = replace(self.config, rope_rescale=factor)
         if self.config.family == "dinov3":
             config: Any = self.model.config
-            config.pos_embed_rescale = factor
+            config.pos_embed_rescale = None if factor is None else float(factor)  # transformers refuses an integer
 
     def checkpoint_gradients(self) -> None:
         """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time."""
@@ -108,41 +106,71 @@ def read_backbone_folder(folder: Path) -> BackboneConfig:
             f"backbone.path: no config.json in {folder}. Expected a Hugging Face model folder of DINOv2 or DINOv3"
         )
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
         model_type = values["model_type"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"backbone.path: {file} is no Hugging Face model config ({error!r})") from error
-    families = {"dinov2": "dinov2", "dinov3_vit": "dinov3"}
-    if model_type not in families:
-        raise CheckpointError(f"backbone.path: {file} describes a {model_type!r} model; expected {' or '.join(families)}")
-    from transformers import AutoConfig
-
-    # transformers fills in what the file leaves out.
-    full: Any = AutoConfig.for_model(**values)
+    if model_type not in ("dinov2", "dinov3_vit"):
+        raise CheckpointError(f"backbone.path: {file} describes a {shown(model_type)} model; expected dinov2 or dinov3_vit")
     dinov3 = model_type == "dinov3_vit"
-    config = BackboneConfig(
-        family="dinov3" if dinov3 else "dinov2",
-        width=full.hidden_size,
-        depth=full.num_hidden_layers,
-        heads=full.num_attention_heads,
-        mlp_width=full.intermediate_size if dinov3 else full.hidden_size * full.mlp_ratio,
-        gated_mlp=bool(dinov3 and full.use_gated_mlp),
-        patch_px=full.patch_size,
-        registers=full.num_register_tokens if dinov3 else 0,
-        native_px=224 if dinov3 else full.image_size,
-    )
+    try:
+        full = completed_config(model_type, values, (*_SIZES, *(_DINOV3_SIZES if dinov3 else _DINOV2_SIZES)), _DECIDING)
+        config = BackboneConfig(
+            family="dinov3" if dinov3 else "dinov2",
+            width=full.hidden_size,
+            depth=full.num_hidden_layers,
+            heads=full.num_attention_heads,
+            mlp_width=full.intermediate_size if dinov3 else full.hidden_size * full.mlp_ratio,
+            gated_mlp=bool(dinov3 and full.use_gated_mlp),
+            patch_px=full.patch_size,
+            registers=full.num_register_tokens if dinov3 else 0,
+            native_px=224 if dinov3 else full.image_size,
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"backbone.path: {file} describes no backbone: {error}") from error
     ours = _transformers_config(config)
     for name in _DECIDING:
         if getattr(full, name, None) != getattr(ours, name, None):
             raise CheckpointError(
-                f"backbone.path: {file} has {name} = {getattr(full, name, None)!r}; this project builds "
+                f"backbone.path: {file} has {name} = {shown(getattr(full, name, None))}; this project builds "
                 f"{config.family} with {getattr(ours, name, None)!r} only"
             )
     return config
 
 
+def completed_config(model_type: str, values: Mapping[str, Any], sizes: Iterable[str], settings: Iterable[str]) -> Any:
+    """Let transformers fill in what a model's config leaves out.
+
+    It is given what is looked at here and nothing else: other keys, such as ``num_labels``, can make it build lists of any
+    length.
+
+    Args:
+        model_type: As transformers knows it.
+        values: What the file says.
+        sizes: Keys that are looked at, and are numbers of something.
+        settings: Further keys that are looked at.
+
+    Raises:
+        ConfigError: If a size is no integer within bounds, or transformers refuses a value.
+    """
+    from transformers import AutoConfig
+
+    for name in sizes:
+        size = values.get(name, 0)
+        if type(size) is not int or not 0 <= size <= 2**16:
+            raise ConfigError(f"{name} must be an integer of at most {2**16}, got {shown(size)}")
+    given = {name: values[name] for name in (*sizes, *settings) if name in values}
+    try:
+        return AutoConfig.for_model(model_type, **given)
+    except Exception as error:  # transformers raises what it likes on values that make no sense
+        raise ConfigError(f"transformers refuses it: {' '.join(str(error).split())[:300]}") from error
+
+
+_SIZES: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
+_DINOV2_SIZES: Final = ("mlp_ratio", "image_size")
+_DINOV3_SIZES: Final = ("intermediate_size", "num_register_tokens")
 _DECIDING = (
-    "hidden_act", "layer_norm_eps", "num_channels", "qkv_bias", "use_swiglu_ffn", "query_bias", "key_bias", "value_bias",
-    "proj_bias", "mlp_bias", "rope_theta",
+    "use_gated_mlp", "hidden_act", "layer_norm_eps", "num_channels", "qkv_bias", "use_swiglu_ffn", "query_bias",
+    "key_bias", "value_bias", "proj_bias", "mlp_bias", "rope_theta",
 )  # fmt: skip
 """Settings that change what is computed and that `BackboneConfig` does not carry: a folder must have our values."""

@@ -17,9 +17,10 @@ from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.checkpoint.dinov2_names import from_original_names
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import live_names, our_name
-from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_fit, filled
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.detectors.verdict import Verdict
-from mirror_pl.errors import CheckpointError
+from mirror_pl.errors import CheckpointError, shown
+from mirror_pl.files import read_text
 from mirror_pl.images.spec import PreprocessSpec
 
 VIT_B: Final = VitSize(width=768, depth=12, heads=12, mlp_width=3072)
@@ -140,13 +141,15 @@ def load_bfree(
     """
     path = _weights_of(Path(checkpoint))
     tensors = from_original_names(read_checkpoint(path).tensors)
+    what = f"B-Free (DINOv2 with patch {PATCH_PX} and {REGISTERS} registers, {size})"
+    check_depth(tensors, "backbone.layers.", size, path, what)
     with torch.device("meta"):
         detector = BfreeDetector(size)
     shapes = {our_name(name): tensor.shape for name, tensor in detector.state_dict().items()}
     mask_token = shapes.pop(_MASK)  # for training: no window is masked, and timm has none
     shapes = {name: shape for name, shape in shapes.items() if not name.startswith("normalise.")}
     shapes[_TABLE] = torch.Size((1, (SPEC.crop_px // PATCH_PX) ** 2, size.width))
-    check_fit(tensors, shapes, path, f"B-Free (DINOv2 with patch {PATCH_PX} and {REGISTERS} registers, {size})")
+    check_fit(tensors, shapes, path, what)
     tensors[_MASK] = torch.zeros(mask_token)
     # Patches have positions, the class token and the registers have none; adding zero changes nothing.
     tensors[_TABLE] = torch.cat([torch.zeros(1, 1, size.width), tensors[_TABLE].float()], dim=1)
@@ -170,10 +173,12 @@ def _weights_of(path: Path) -> Path:
     config = _read_config(config_file)
     for key, expected in PUBLISHED_CONFIG.items():
         if config.get(key) != expected:
-            raise CheckpointError(f"checkpoint: {config_file} has {key} = {config.get(key)!r}; B-Free's has {expected!r}")
+            raise CheckpointError(
+                f"checkpoint: {config_file} has {key} = {shown(config.get(key))}; B-Free's has {expected!r}"
+            )
     name = config.get("weights_file", WEIGHTS_FILE)
     if not isinstance(name, str) or Path(name).name != name:
-        raise CheckpointError(f"checkpoint: {config_file} names weights outside its folder: {name!r}")
+        raise CheckpointError(f"checkpoint: {config_file} names weights outside its folder: {shown(name)}")
     return path / name if path.is_dir() else path
 
 
@@ -181,9 +186,15 @@ def _read_config(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        text = read_text(file, limit=2**14)
+        depth = 0
+        for event in yaml.parse(text):  # before anything is built: a few lines can stand for any number
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 20 or isinstance(event, yaml.AliasEvent):
+                raise ValueError("it is nested deeply, or has aliases; expected a few keys and values")
+        config = yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise CheckpointError(f"checkpoint: {file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"checkpoint: {file} is damaged: expected keys and values, got {config!r}")
+        raise CheckpointError(f"checkpoint: {file} is damaged: expected keys and values, got {shown(config)}")
     return config

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from mirror_pl.errors import ConfigError, name_list, nearest
+from mirror_pl.errors import ConfigError, name_list, nearest, shown
 from mirror_pl.images.spec import PreprocessSpec
 
 Family = Literal["dinov2", "dinov3"]
+
+
+def check_bounds(what: str, values: object, **bounds: tuple[int, int]) -> None:
+    """Check that attributes are integers within bounds, which no detector comes near: a file can say anything.
+
+    Args:
+        what: What they belong to, for the message.
+        values: The object that has them.
+        bounds: The least and the most of each, by its name.
+
+    Raises:
+        ConfigError: Naming the first that is not.
+    """
+    for name, (least, most) in bounds.items():
+        value = getattr(values, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ConfigError(f"the {name} of {what} must be at least {least} and at most {most}, got {shown(value)}")
+
+
+VIT_BOUNDS: Final = {"width": (1, 2**14), "depth": (1, 2**8), "heads": (1, 2**10), "mlp_width": (1, 2**16)}
+"""Of a vision transformer: the largest there is has a width of 6144, 48 layers, 48 heads and an MLP of 24576."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +64,18 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
-            raise ConfigError(f"backbone family must be one of {get_args(Family)}, got {self.family!r}")
-        for name in ("width", "depth", "heads", "mlp_width", "patch_px", "native_px"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"backbone {name} must be at least 1, got {getattr(self, name)}")
+            raise ConfigError(f"backbone family must be one of {get_args(Family)}, got {shown(self.family)}")
+        bounds = {"patch_px": (1, 2**10), "native_px": (1, 2**14), "registers": (0, 2**10)}
+        check_bounds("a backbone", self, **VIT_BOUNDS, **bounds)
         if self.width % self.heads:
             raise ConfigError(f"backbone width {self.width} is not divisible by its {self.heads} heads")
+        if self.family == "dinov3" and self.width // self.heads % 4:
+            raise ConfigError(
+                f"each of a DINOv3 backbone's {self.heads} heads has {self.width // self.heads} features; its RoPE takes a "
+                "multiple of 4"
+            )
+        if self.rope_rescale is not None and not 1 < self.rope_rescale < float("inf"):
+            raise ConfigError(f"rope_rescale must be more than 1, or null for none, got {self.rope_rescale}")
         if self.family == "dinov2" and (self.gated_mlp or self.registers or self.rope_rescale):
             raise ConfigError("a DINOv2 backbone has no gated MLP, no registers and no RoPE; set none of the three")
 
@@ -68,8 +95,7 @@ class LoraConfig:
     alpha: float = 16.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"the rank of LoRA must be at least 1, got {self.rank}")
+        check_bounds("LoRA", self, rank=(1, 2**14))
         if not 0 < self.alpha < float("inf"):
             raise ConfigError(f"the alpha of LoRA must be more than 0, got {self.alpha}")
 
@@ -88,7 +114,8 @@ class MemoryBankConfig:
     top_k: int = 128
 
     def __post_init__(self) -> None:
-        if not 1 <= self.top_k <= self.slots:
+        check_bounds("the memory bank", self, slots=(1, 2**22), heads=(1, 2**10), top_k=(1, 2**22))
+        if self.top_k > self.slots:
             raise ConfigError(f"top_k must be between 1 and the {self.slots} slots of the memory bank, got {self.top_k}")
 
 
@@ -120,10 +147,10 @@ class HeadConfig:
     def __post_init__(self) -> None:
         known = get_args(HeadInput)
         if not self.inputs or len(set(self.inputs)) < len(self.inputs) or not set(self.inputs) <= set(known):
-            raise ConfigError(f"head inputs must be some of {name_list(known)}, each once, got {list(self.inputs)}")
-        for name, least in (("perplexity_width", 1), ("residual_hidden", 1), ("residual_width", 1), ("hidden", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"head {name} must be at least {least}, got {getattr(self, name)}")
+            raise ConfigError(f"head inputs must be some of {name_list(known)}, each once, got {shown(list(self.inputs))}")
+        most = 2**16
+        branches = dict.fromkeys(("perplexity_width", "residual_hidden", "residual_width"), (1, most))
+        check_bounds("the head", self, **branches, hidden=(0, most))
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"head dropout must be at least 0 and less than 1, got {self.dropout}")
 
@@ -159,6 +186,9 @@ class DetectorConfig:
     preprocess: PreprocessSpec = field(default_factory=PreprocessSpec)
 
     def __post_init__(self) -> None:
+        check_bounds("the preprocessing", self.preprocess, align_quality=(1, 100))
+        if self.preprocess.max_short_side_px is not None:
+            check_bounds("the preprocessing", self.preprocess, max_short_side_px=(1, 2**16))
         if self.memory_bank is None:
             if self.head.needs_bank:
                 raise ConfigError(f"head inputs {list(self.head.inputs)} need a memory bank, and there is none")
@@ -180,7 +210,7 @@ class DetectorConfig:
             ConfigError: If a key is unknown or missing, or a value is out of range.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"detector config: expected keys and values, got {values!r}")
+            raise ConfigError(f"detector config: expected keys and values, got {shown(values)}")
         values = dict(values)
         parts: dict[str, Any] = {
             "backbone": BackboneConfig,
@@ -205,12 +235,12 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         ConfigError: Naming `where` and the keys.
     """
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{where}: expected keys and values, got {values!r}")
+        raise ConfigError(f"{where}: expected keys and values, got {shown(values)}")
     known = [f.name for f in fields(cls)]  # type: ignore[arg-type]
     unknown = [key for key in values if key not in known]
     if unknown:
         raise ConfigError(
-            f"{where}: unknown key {unknown[0]!r}.{nearest(str(unknown[0]), known)} Known: {name_list(known, 20)}"
+            f"{where}: unknown key {shown(unknown[0])}.{nearest(shown(unknown[0]), known)} Known: {name_list(known, 20)}"
         )
     required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]  # type: ignore[arg-type]
     missing = [key for key in required if key not in values]
@@ -220,9 +250,9 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     plain = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     for key, value in plain.items():
         if not _is_of(value, types[key]):
-            raise ConfigError(f"{where}: {key} must be {types[key]}, got {value!r}")
+            raise ConfigError(f"{where}: {key} must be {types[key]}, got {shown(value)}")
         if isinstance(value, int) and not isinstance(value, bool) and value < 0:
-            raise ConfigError(f"{where}: {key} must not be negative, got {value!r}")
+            raise ConfigError(f"{where}: {key} must not be negative, got {shown(value)}")
     try:
         return cls(**plain)
     except (TypeError, ZeroDivisionError) as error:
@@ -242,7 +272,7 @@ def _is_of(value: object, annotation: Any) -> bool:
     if arguments:  # X | None
         return any(_is_of(value, argument) for argument in arguments)
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, annotation)

@@ -15,7 +15,7 @@ from mirror_pl.detectors.checkpoint.dinov2_names import from_original_names
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import is_adapter, live_names, our_name
 from mirror_pl.detectors.config import BackboneConfig, LoraConfig
-from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_fit, filled
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.detectors.lora import adapter_shapes, add_lora, merge_lora
 from mirror_pl.images.spec import CLIP_MEAN, CLIP_STD, PreprocessSpec
 
@@ -88,13 +88,15 @@ def load_dda(
     """
     path = Path(checkpoint)
     tensors = from_original_names(read_checkpoint(path).tensors)
+    what = f"DDA (DINOv2 with patch {PATCH_PX}, {size})"
+    check_depth(tensors, "backbone.layers.", size, path, what)
     with torch.device("meta"):
         detector = DdaDetector(size, None if merge else LORA)
     shapes = {our_name(name): tensor.shape for name, tensor in detector.state_dict().items()}
     shapes = {name: shape for name, shape in shapes.items() if not (is_adapter(name) or name.startswith("normalise."))}
     shapes |= adapter_shapes(shapes, LORA, _ADAPTED)
     shapes[_TABLE] = torch.Size((1, TABLE_EDGE**2 + 1, size.width))
-    check_fit(tensors, shapes, path, f"DDA (DINOv2 with patch {PATCH_PX}, {size})")
+    check_fit(tensors, shapes, path, what)
     tensors[_TABLE] = resampled_positions(tensors[_TABLE], SPEC.crop_px // PATCH_PX)
     if merge:
         tensors = merge_lora(tensors, LORA, device)

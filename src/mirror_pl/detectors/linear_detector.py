@@ -12,7 +12,8 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from mirror_pl.detectors.checkpoint.fit import misfits
+from mirror_pl.detectors.checkpoint.fit import misfits, missing_layers
+from mirror_pl.detectors.config import VIT_BOUNDS, check_bounds
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.detectors.mirror import Normalise
@@ -35,7 +36,8 @@ class VitSize:
     mlp_width: int
 
     def __post_init__(self) -> None:
-        if min(self.width, self.depth, self.heads, self.mlp_width) < 1 or self.width % self.heads:
+        check_bounds("a vision transformer", self, **VIT_BOUNDS)
+        if self.width % self.heads:
             raise ConfigError(f"a vision transformer cannot have {self}")
 
     def __str__(self) -> str:
@@ -108,7 +110,19 @@ def check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], p
     Raises:
         CheckpointError: Naming what is missing, unexpected or of another shape.
     """
-    problems = misfits(tensors, shapes)
+    _refuse(misfits(tensors, shapes), path, what)
+
+
+def check_depth(tensors: Mapping[str, Tensor], prefix: str, size: VitSize, path: Path, what: str) -> None:
+    """Make sure that a file has as many layers as are asked for, before any is built; `prefix` is before their numbers.
+
+    Raises:
+        CheckpointError: As `check_fit`.
+    """
+    _refuse(missing_layers(tensors, prefix, size.depth), path, what)
+
+
+def _refuse(problems: list[str], path: Path, what: str) -> None:
     if problems:
         raise CheckpointError("\n".join([f"checkpoint: {path} does not fit {what}", *problems]))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -12,11 +11,13 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from mirror_pl.detectors.backbone import completed_config
 from mirror_pl.detectors.checkpoint.backbone_folder import CONFIG, read_tensors
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import substitute
-from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_fit, filled
-from mirror_pl.errors import CheckpointError
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
+from mirror_pl.errors import CheckpointError, ConfigError, shown
+from mirror_pl.files import read_json
 from mirror_pl.images.spec import CLIP_MEAN, CLIP_STD, PreprocessSpec
 
 VIT_L: Final = VitSize(width=1024, depth=24, heads=16, mlp_width=4096)
@@ -35,6 +36,7 @@ _SETTINGS: Final[dict[str, Any]] = {
     "num_channels": 3,
 }
 """What a CLIP must have to be this one, besides its size."""
+_SIZES: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "projection_dim")
 
 
 class UnivfdDetector(LinearDetector):
@@ -102,10 +104,12 @@ def load_univfd(
         tensors = _from_openai_names(_read_openai_file(clip_path))
         if "visual_projection.weight" in tensors and tensors["visual_projection.weight"].ndim == 2:
             projection = tensors["visual_projection.weight"].shape[0]
+    clip_is = f"CLIP (patch {PATCH_PX}, {size})"
+    check_depth(tensors, "vision_model.encoder.layers.", size, clip_path, clip_is)
     with torch.device("meta"):
         detector = UnivfdDetector(size, projection)
     shapes = {name.removeprefix("backbone."): tensor.shape for name, tensor in detector.backbone.state_dict().items()}
-    check_fit(tensors, shapes, clip_path, f"CLIP (patch {PATCH_PX}, {size})")
+    check_fit(tensors, shapes, clip_path, clip_is)
     what = f"UnivFD's linear layer over the {projection} features of the CLIP in {clip_path}"
     check_fit(head, {name: tensor.shape for name, tensor in detector.head.state_dict().items()}, head_path, what)
     _restore_positions(detector.backbone)
@@ -129,34 +133,30 @@ def _read_clip_config(file: Path) -> tuple[VitSize, int]:
     Raises:
         CheckpointError: If there is none, or it describes another model.
     """
-    from transformers import AutoConfig
-
     if not file.is_file():
         raise CheckpointError(f"backbone.path: no {file.name} in {file.parent}. {_EXPECTED}")
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
         kind = values["model_type"]
         if kind == "clip":
             projection = values.get("projection_dim")
             values = dict(values["vision_config"])
-            values.pop("model_type", None)
             if projection is not None:
                 values["projection_dim"] = projection
-        elif kind == "clip_vision_model":
-            values = {name: value for name, value in values.items() if name != "model_type"}
-        else:
-            raise CheckpointError(f"backbone.path: {file} describes a {kind!r} model. {_EXPECTED}")
-        full: Any = AutoConfig.for_model("clip_vision_model", **values)  # fills in what the file leaves out
+        elif kind != "clip_vision_model":
+            raise CheckpointError(f"backbone.path: {file} describes a {shown(kind)} model. {_EXPECTED}")
+        full = completed_config("clip_vision_model", values, _SIZES, _SETTINGS)
         size = VitSize(full.hidden_size, full.num_hidden_layers, full.num_attention_heads, full.intermediate_size)
-        projection = int(full.projection_dim)
+        projection = full.projection_dim
     except CheckpointError:
         raise
-    except Exception as error:  # transformers raises what it likes on values that make no sense
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
         raise CheckpointError(f"backbone.path: {file} is no config of a CLIP ({error!r}). {_EXPECTED}") from error
     for name, expected in _SETTINGS.items():
         if getattr(full, name) != expected:
             raise CheckpointError(
-                f"backbone.path: {file} has {name} = {getattr(full, name)!r}; UnivFD's CLIP has {expected!r}. {_EXPECTED}"
+                f"backbone.path: {file} has {name} = {shown(getattr(full, name))}; UnivFD's CLIP has {expected!r}. "
+                f"{_EXPECTED}"
             )
     return size, projection
 
@@ -170,18 +170,23 @@ def _read_openai_file(path: Path) -> Mapping[str, Tensor]:
     Raises:
         CheckpointError: If it is a TorchScript archive, or as `read_checkpoint`.
     """
-    if path.is_file() and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            is_program = any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
-        if is_program:
-            raise CheckpointError(
-                f"backbone.path: {path} is a TorchScript archive, which is a program with tensors in it, and is not loaded "
-                f"here. {_EXPECTED}: the same weights. Or, if you trust the file, take its tensors out of it once:\n"
-                f"  python -c \"import torch; torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), "
-                "'clip_vit_l14.pth')\"\nand give that file"
-            )
+    if _is_program(path):
+        raise CheckpointError(
+            f"backbone.path: {path} is a TorchScript archive, which is a program with tensors in it, and is not loaded "
+            f"here. {_EXPECTED}: the same weights. Or, if you trust the file, take its tensors out of it once:\n"
+            f"  python -c \"import torch; torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), "
+            "'clip_vit_l14.pth')\"\nand give that file"
+        )
     tensors = read_checkpoint(path, "backbone.path").tensors
     return {name: tensor for name, tensor in tensors.items() if not _OPENAI_TEXT.match(name)}
+
+
+def _is_program(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.partition("/")[2] == "constants.pkl" for name in archive.namelist())
+    except Exception:  # no archive, or a damaged one: what is wrong with it is said when it is read
+        return False
 
 
 _OPENAI_TEXT = re.compile(

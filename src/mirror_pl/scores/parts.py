@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from mirror_pl.errors import DataError, OutputError
 from mirror_pl.files import printable
+from mirror_pl.scores.prediction_table import Status
 
 MAGIC: Final = b"mirror_pl part 1"
 SUFFIX: Final = ".part"
@@ -144,27 +145,35 @@ def read_parts(folder: Path, key: bytes) -> PartialScores:
     """
     found = []
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise DataError(f"resume: {path} cannot be read: {error.strerror}") from error
+        content = _content(path)
         head, frames = content[: len(MAGIC) + len(key)], memoryview(content)[len(MAGIC) + len(key) :]
         if len(head) < len(MAGIC) + len(key):  # its process was stopped before it came to a score
             continue
         if head != MAGIC + key:
             raise DataError(f"resume: {path} belongs to another run; give another output_dir=FOLDER")
-        found += [_decoded(frame) for frame in _whole(frames)]
+        found += [_decoded(frame, path) for frame in _whole(frames)]
     return join(found).once()
 
 
 def count_scored(folder: Path) -> int:
-    """Return how many images the parts in a folder hold, whichever run they belong to; 0 where there are none."""
+    """Return how many images the parts in a folder hold, whichever run they belong to; 0 where there are none.
+
+    Raises:
+        DataError: If a part cannot be read.
+    """
     head = len(MAGIC) + 32
     return sum(
-        pa.ipc.open_stream(frame).read_all().num_rows
+        len(_decoded(frame, path))
         for path in sorted(folder.glob(f"*{SUFFIX}"))
-        for frame in _whole(memoryview(path.read_bytes())[head:])
+        for frame in _whole(memoryview(_content(path))[head:])
     )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"resume: {path} cannot be read: {error.strerror}") from error
 
 
 def _whole(frames: memoryview) -> Iterator[memoryview]:
@@ -189,8 +198,51 @@ def _encoded(scores: PartialScores) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _decoded(content: memoryview) -> PartialScores:
-    table = pa.ipc.open_stream(content).read_all()
-    ids, statuses, logits, p_fake = (table[name].to_numpy().copy() for name in _SCHEMA.names[:4])
-    with_reason = {int(i): reason for i, reason in zip(ids, table["reason"].to_pylist(), strict=True) if reason}
+def _decoded(content: memoryview, path: Path) -> PartialScores:
+    try:
+        with pa.ipc.open_stream(content) as stream:
+            if stream.schema != _SCHEMA:
+                raise ValueError("its columns are others")
+            if any(_is_compressed(message) for message in pa.ipc.MessageReader.open_stream(content)):
+                raise ValueError("it is compressed")
+            table = stream.read_all()
+        table.validate(full=True)
+        if any(column.null_count for column in table.columns):
+            raise ValueError("a value is missing")
+        ids, statuses, logits, p_fake = (table[name].to_numpy().copy() for name in _SCHEMA.names[:4])
+        with_reason = {int(i): reason for i, reason in zip(ids, table["reason"].to_pylist(), strict=True) if reason}
+        if ids.min(initial=0) < 0 or not set(statuses.tolist()) <= set(Status):
+            raise ValueError("an id or a status is out of range")
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+        MemoryError,
+        struct.error,
+    ) as error:  # with a true checksum: nobody's accident
+        raise DataError(
+            f"resume: {path} holds no scores, though its checksum is right ({' '.join(str(error).split())}); delete that "
+            "file, and its images are scored anew"
+        ) from error
     return PartialScores(ids, statuses, logits, p_fake, with_reason)
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether a message is a record batch of which a few bytes could become gigabytes; pyarrow does not say.
+
+    Its header is a flatbuffer: tables, before each of which an offset leads to the places of its fields.
+    """
+    head = message.metadata.to_pybytes()
+
+    def field(table: int, number: int) -> int:
+        places = table - struct.unpack_from("<i", head, table)[0]
+        entry = 4 + 2 * number
+        offset = (
+            struct.unpack_from("<H", head, places + entry)[0] if entry < struct.unpack_from("<H", head, places)[0] else 0
+        )
+        return table + offset if offset else 0
+
+    def pointed(place: int) -> int:
+        return place + struct.unpack_from("<I", head, place)[0]
+
+    return message.type == "record batch" and field(pointed(field(pointed(0), 2)), 3) != 0

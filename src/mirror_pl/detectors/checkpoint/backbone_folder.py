@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 
 from mirror_pl.detectors.backbone import Backbone, read_backbone_folder
+from mirror_pl.detectors.checkpoint.fit import check_weights, missing_layers
 from mirror_pl.detectors.checkpoint.names import our_name
 from mirror_pl.errors import CheckpointError, name_list
-from mirror_pl.files import RACY_NS, path_sha256, path_state
+from mirror_pl.files import RACY_NS, path_sha256, path_state, read_json
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -57,6 +57,8 @@ def load_backbone(folder: Path) -> Backbone:
     """
     config = read_backbone_folder(folder)
     tensors = read_backbone_weights(folder)
+    if problems := missing_layers(tensors, "backbone.layers.", config.depth):
+        raise CheckpointError(f"backbone.path: {folder} misses layers of {config}:{problems[0]}")
     with torch.device("meta"):
         backbone = Backbone(config)
     live = {our_name(f"backbone.{name}"): name for name in backbone.state_dict()}
@@ -97,6 +99,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors.update(load_file(folder / file))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
+    check_weights(tensors, folder)
     return tensors
 
 
@@ -136,11 +139,12 @@ def _weight_files(folder: Path) -> list[str]:
     if not (folder / SHARDS).is_file():
         raise CheckpointError(f"backbone.path: no {WEIGHTS} in {folder}; weights are read from safetensors only")
     try:
-        index = json.loads((folder / SHARDS).read_text(encoding="utf-8"))
-        files = sorted(set(index["weight_map"].values()))
-        outside = any(Path(file).name != file for file in files)
+        files = sorted(set(read_json(folder / SHARDS)["weight_map"].values()))
+        outside = any(Path(file).name != file or not file.endswith(".safetensors") or "\0" in file for file in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
     if outside:
-        raise CheckpointError(f"backbone.path: {folder / SHARDS} names files outside its folder")
+        raise CheckpointError(f"backbone.path: {folder / SHARDS} names files outside its folder, or no safetensors")
+    if missing := [file for file in files if not (folder / file).is_file()]:
+        raise CheckpointError(f"backbone.path: no {name_list(missing, 4)} in {folder}, which {SHARDS} names")
     return files

@@ -9,7 +9,7 @@ from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
 from mirror_pl.detectors.checkpoint.names import BANK_NAMES, our_bank_name
 from mirror_pl.detectors.config import BackboneConfig, MemoryBankConfig
 from mirror_pl.detectors.memory_bank import MemoryBank
-from mirror_pl.errors import CheckpointError
+from mirror_pl.errors import CheckpointError, ConfigError, shown
 
 
 @dataclass(frozen=True)
@@ -58,17 +58,21 @@ def load_bank(
         )
     for what, known in (("backbone", str(backbone)), ("weights", weights)):
         if known is not None and origin.get(what, known) != known:
+            there = origin[what] if isinstance(origin[what], str) else shown(origin[what])
             raise CheckpointError(
-                f"memory_path: {path} was learnt from the features of another backbone: {what} {origin[what]}, here "
+                f"memory_path: {path} was learnt from the features of another backbone: {what} {there}, here "
                 f"{known}. Give the bank that was learnt with this one, or learn one with phase=memory"
             )
     sizes, published = raw.memory_config, MemoryBankConfig()
     heads, kept = sizes.get("num_heads", published.heads), sizes.get("top_k", published.top_k)
-    if not (isinstance(heads, int) and isinstance(kept, int) and heads > 0 and width % heads == 0 and kept > 0):
-        raise CheckpointError(
-            f"memory_path: {path} is damaged: a bank of {width} features with {heads!r} heads that keep {kept!r} slots"
-        )
-    config = MemoryBankConfig(slots, heads, kept if top_k is None else top_k)
+    try:
+        config = MemoryBankConfig(slots, heads, kept)
+    except ConfigError as error:
+        raise CheckpointError(f"memory_path: {path} is damaged: {error}") from error
+    if width % heads:
+        raise CheckpointError(f"memory_path: {path} is damaged: a bank of {width} features with {heads} heads")
+    if top_k is not None:
+        config = replace(config, top_k=top_k)
     bank = MemoryBank(width, config)
     tensors = {name.removeprefix("memory_bank."): tensor for name, tensor in raw.tensors.items()}
     shapes = {name: tensor.shape for name, tensor in bank.state_dict().items()}

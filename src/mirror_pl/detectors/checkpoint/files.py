@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import mmap
 import pickle
 import warnings
-import zipfile
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,8 +16,10 @@ import torch
 from torch import Tensor
 
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource
-from mirror_pl.detectors.checkpoint.torch_file import is_plain
-from mirror_pl.errors import CheckpointError, name_list
+from mirror_pl.detectors.checkpoint.fit import check_weights
+from mirror_pl.detectors.checkpoint.torch_file import check_torch_file, is_plain
+from mirror_pl.errors import CheckpointError, name_list, shown
+from mirror_pl.files import read_json
 
 CONFIG_FILE: Final = "config.json"
 WEIGHTS_FILE: Final = "model.safetensors"
@@ -93,10 +93,11 @@ def _read_folder(folder: Path) -> RawCheckpoint:
                 "python -m mirror_pl.convert, or a checkpoint file"
             )
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = read_json(folder / CONFIG_FILE)
         tensors = load_file(folder / WEIGHTS_FILE)
     except (ValueError, SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder} is damaged: {error}") from error
+    check_weights(tensors, folder)
     if not isinstance(config, dict) or "detector" not in config:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} describes no detector. A Hugging Face backbone folder is given as "
@@ -104,7 +105,7 @@ def _read_folder(folder: Path) -> RawCheckpoint:
         )
     if config.get("version") != FORMAT_VERSION:
         raise CheckpointError(
-            f"{folder} has format version {config.get('version')!r}, this mirror_pl reads {FORMAT_VERSION}; "
+            f"{folder} has format version {shown(config.get('version'))}, this mirror_pl reads {FORMAT_VERSION}; "
             "convert the original file again, or install the mirror_pl that wrote it"
         )
     return RawCheckpoint(folder, tensors, config=config["detector"], training=_training(config, folder / CONFIG_FILE))
@@ -114,9 +115,12 @@ def _read_pickle(path: Path) -> Any:
     # The published files carry their command line as an argparse.Namespace: a plain holder of values, the only class
     # let in besides tensors and containers.
     try:
+        is_zip = check_torch_file(path)
         with torch.serialization.safe_globals([argparse.Namespace]), _mapped_privately(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch remarks on unusual pickles before it refuses or reads them
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path) or None)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
+    except (CheckpointError, OSError):
+        raise
     except pickle.UnpicklingError as error:
         wanted = next((line.strip() for line in str(error).splitlines() if "GLOBAL" in line), None)
         if wanted:  # torch's word for a class or function that a file asks to have called
@@ -142,12 +146,12 @@ def _open_envelope(path: Path, content: Any) -> RawCheckpoint:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dict of tensors")
     key = next((key for key in _ENVELOPES if isinstance(content.get(key), dict)), None)
     tensors = content if key is None else content[key]
-    strangers = [str(name) for name, value in tensors.items() if not isinstance(value, Tensor)]
-    if not tensors or strangers:
+    if not tensors or not all(isinstance(value, Tensor) for value in tensors.values()):
         raise CheckpointError(
             f"{path} is not a detector's checkpoint: no dict of tensors under any of "
-            f"{name_list(_ENVELOPES)}, nor by itself; it holds {name_list(map(str, content)) or 'nothing'}"
+            f"{name_list(_ENVELOPES)}, nor by itself; it holds {name_list(map(shown, content)) or 'nothing'}"
         )
+    check_weights(tensors, path)
     memory_config, epoch, settings = (content.get(name) for name in ("memory_config", "epoch", "hyper_parameters"))
     raw = RawCheckpoint(
         path,
@@ -171,12 +175,12 @@ def _backbone(ours: Mapping[str, Any], path: Path) -> BackboneSource | None:
     if recorded is None:
         return None
     if not isinstance(recorded, dict) or not all(isinstance(recorded.get(key), str) for key in ("path", "sha256")):
-        raise CheckpointError(f"{path} is damaged: it does not say which backbone it belongs to, but {recorded!r}")
+        raise CheckpointError(f"{path} is damaged: it does not say which backbone it belongs to, but {shown(recorded)}")
     return BackboneSource(Path(recorded["path"]), recorded["sha256"])
 
 
 def _training(ours: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     training = ours.get("training", {})
     if not isinstance(training, dict) or not is_plain(training):
-        raise CheckpointError(f"{path} is damaged: expected plain values under 'training', got {training!r}")
+        raise CheckpointError(f"{path} is damaged: expected plain values under 'training', got {shown(training)}")
     return training

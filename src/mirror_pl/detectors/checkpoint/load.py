@@ -17,7 +17,7 @@ from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_weights
 from mirror_pl.detectors.checkpoint.bank_load import read_bank
 from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
-from mirror_pl.detectors.checkpoint.fit import misfits
+from mirror_pl.detectors.checkpoint.fit import misfits, missing_layers
 from mirror_pl.detectors.checkpoint.names import live_names, our_bank_name, our_name, with_our_names
 from mirror_pl.detectors.checkpoint.partial import find_backbone
 from mirror_pl.detectors.checkpoint.published_config import published_config
@@ -109,7 +109,10 @@ def read_detector(
                 "Leave backbone= out to use the one it carries"
             )
         return tensors, config
-    return tensors, published_config(tensors, raw.path, backbone, {} if bank is None else bank.memory_config)
+    try:
+        return tensors, published_config(tensors, raw.path, backbone, {} if bank is None else bank.memory_config)
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint: {raw.path} holds no detector that can be built: {error}") from error
 
 
 def merged(
@@ -125,7 +128,7 @@ def merged(
     if config.lora is None:
         return dict(tensors), config
     without = replace(config, lora=None)
-    shapes = _shapes(_skeleton(without))  # building one with adapters would take longer than all the rest
+    shapes = _shapes(_skeleton(tensors, without))  # building one with adapters would take longer than all the rest
     _check_fit(tensors, shapes | adapter_shapes(shapes, config.lora), config)
     return merge_lora(tensors, config.lora, device), without
 
@@ -144,7 +147,7 @@ def build_detector(
     Raises:
         CheckpointError: If any tensor is missing, unexpected or of the wrong shape.
     """
-    detector = _skeleton(config)
+    detector = _skeleton(tensors, config)
     _check_fit(tensors, _shapes(detector), config)
     # The constants in the file are what the weights were trained with: the recipe says so too.
     mean, std = (tuple(tensors[f"normalise.{name}"].float().flatten().tolist()) for name in ("mean", "std"))
@@ -161,8 +164,9 @@ def build_detector(
     return detector.requires_grad_(False).eval().to(device)  # the weights are there already; the constants follow
 
 
-def _skeleton(config: DetectorConfig) -> MirrorDetector:
-    """Return a detector whose tensors have shapes but no values."""
+def _skeleton(tensors: Mapping[str, Tensor], config: DetectorConfig) -> MirrorDetector:
+    """Return a detector for `tensors` whose own have shapes but no values."""
+    _refuse(missing_layers(tensors, "backbone.layers.", config.backbone.depth), tensors, config)
     with torch.device("meta"):
         return MirrorDetector(config)
 
@@ -173,7 +177,10 @@ def _shapes(skeleton: MirrorDetector) -> dict[str, torch.Size]:
 
 
 def _check_fit(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], config: DetectorConfig) -> None:
-    problems = misfits(tensors, shapes)
+    _refuse(misfits(tensors, shapes), tensors, config)
+
+
+def _refuse(problems: list[str], tensors: Mapping[str, Tensor], config: DetectorConfig) -> None:
     if not problems:
         return
     lines = [f"checkpoint: the file does not fit the detector ({config.backbone})", *problems]

@@ -53,8 +53,8 @@ def _bank(tensors: Mapping[str, Tensor], sizes: Mapping[str, Any]) -> MemoryBank
     default = MemoryBankConfig()
     return MemoryBankConfig(
         slots=default.slots if memory is None or memory.ndim != 2 else memory.shape[0],
-        heads=int(sizes.get("num_heads", default.heads)),
-        top_k=int(sizes.get("top_k", default.top_k)),
+        heads=sizes.get("num_heads", default.heads),
+        top_k=sizes.get("top_k", default.top_k),
     )
 
 

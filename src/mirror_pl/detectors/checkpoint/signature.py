@@ -11,7 +11,7 @@ from torch import Tensor
 from mirror_pl.detectors.config import BackboneConfig
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES
 
-_LAYER = re.compile(r"^backbone\.layers\.(\d+)\.")
+_LAYER = re.compile(r"^backbone\.layers\.(\d{1,9})\.")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Signature:
         """Return the signature of weights under our names, or None where too little of a backbone is among them."""
         patches = tensors.get("backbone.embeddings.patches.weight")
         up = tensors.get("backbone.layers.0.mlp.up.weight")
-        if patches is None or up is None or patches.ndim != 4:
+        if patches is None or up is None or patches.ndim != 4 or up.ndim == 0:
             return None
         layers = {int(match[1]) for match in map(_LAYER.match, tensors) if match}
         registers = tensors.get("backbone.embeddings.register_tokens")
@@ -55,7 +55,7 @@ class Signature:
             mlp_width=up.shape[0],
             gated_mlp="backbone.layers.0.mlp.gate.weight" in tensors,
             patch_px=patches.shape[-1],
-            registers=0 if registers is None else registers.shape[1],
+            registers=0 if registers is None or registers.ndim < 2 else registers.shape[1],
         )
 
     def known_as(self) -> str | None:
