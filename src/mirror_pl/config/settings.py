@@ -139,6 +139,7 @@ class AppSettings(DetectorSettings):
     precision: str
     host: str
     port: int
+    hosts: list[str]
     root_path: Optional[str]
     max_upload_mb: float
     max_files: int
@@ -153,6 +154,9 @@ class AppSettings(DetectorSettings):
             raise ConfigError(f"precision must be 32-true, bf16-mixed or 16-mixed, got {self.precision}")
         if not 0 <= self.port < 65536:
             raise ConfigError(f"port must be from 0, for any that is free, to 65535, got {self.port}")
+        for host in self.hosts:
+            if not host or "/" in host:
+                raise ConfigError(f"hosts must be names, such as hosts=[example.org], got {host!r}")
         for name in ("max_upload_mb", "max_megapixels"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise ConfigError(f"{name} must be more than 0, got {getattr(self, name)}")
