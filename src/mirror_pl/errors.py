@@ -73,8 +73,10 @@ class LostProcessError(MirrorError):
 
 def name_list(names: Iterable[str], limit: int = 8) -> str:
     """Join `names` for a message, the first `limit` of them, saying how many are left out."""
+    from mirror_pl.files import printable  # which knows the errors here
+
     names = list(names)
-    shown = ", ".join(names[:limit])
+    shown = ", ".join(map(printable, names[:limit]))
     return shown if len(names) <= limit else f"{shown}, ... ({len(names) - limit} more)"
 
 
