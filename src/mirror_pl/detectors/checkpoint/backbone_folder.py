@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mirror_pl.detectors.backbone import Backbone, read_backbone_folder
+from mirror_pl.detectors.checkpoint.fit import refuse_complex
 from mirror_pl.detectors.checkpoint.names import our_name
 from mirror_pl.errors import CheckpointError, name_list
 from mirror_pl.files import RACY_NS, path_sha256, path_state
@@ -97,6 +98,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
             tensors.update(load_file(folder / file))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
+    refuse_complex(tensors, folder)
     return tensors
 
 

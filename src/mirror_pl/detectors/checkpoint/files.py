@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource
+from mirror_pl.detectors.checkpoint.fit import refuse_complex
 from mirror_pl.detectors.checkpoint.torch_file import is_plain
 from mirror_pl.errors import CheckpointError, name_list
 
@@ -72,8 +73,11 @@ def read_checkpoint(path: Path, key: str = "checkpoint") -> RawCheckpoint:
         if not path.exists():
             raise CheckpointError(f"{path} does not exist; give another one with {key}=...")
         if path.is_dir() or path.name == WEIGHTS_FILE:
-            return _read_folder(path if path.is_dir() else path.parent)
-        return _open_envelope(path, _read_pickle(path))
+            raw = _read_folder(path if path.is_dir() else path.parent)
+        else:
+            raw = _open_envelope(path, _read_pickle(path))
+        refuse_complex(raw.tensors, path)
+        return raw
     except CheckpointError as error:
         raise CheckpointError(f"{key}: {error}") from error
     except OSError as error:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mirror_pl.errors import name_list
+from mirror_pl.errors import CheckpointError, name_list
+
+
+def refuse_complex(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError for complex numbers, whose imaginary part would be dropped with no more than a warning."""
+    found = [f"{name} ({tensor.dtype})" for name, tensor in tensors.items() if tensor.is_complex()]
+    if found:
+        raise CheckpointError(f"{path} holds complex numbers, which no detector has: {name_list(found, 4)}")
 
 
 def misfits(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> list[str]:
