@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install eval demo test test-slow test-transformers-4 test-app test-package lint format bench clean
+.PHONY: help install eval demo test test-slow test-transformers-4 test-app test-package lock audit lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -53,6 +53,17 @@ $(VENV)-app/bin/.installed: pyproject.toml constraints.txt
 test-package: install  ## build the wheel, install it in a fresh environment, run the default from another folder
 	$(BIN)/python tests/package/check_wheel.py
 
+lock: install  ## write constraints-release.txt anew; ARGS='--extra-index-url ...' where torch for the CPU is elsewhere
+	$(BIN)/python tests/package/lock.py $(ARGS)
+
+audit: $(VENV)-audit/bin/.installed  ## ask PyPI for known vulnerabilities of what constraints-release.txt names
+	$(VENV)-audit/bin/python tests/package/audit.py
+
+$(VENV)-audit/bin/.installed:
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	touch $@
+
 lint: install  ## check style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -66,4 +77,4 @@ bench: install  ## measure speed and memory
 	$(BIN)/python bench
 
 clean:  ## remove environments and caches; results and weights stay
-	rm -rf $(VENV) $(VENV)-transformers-4 $(VENV)-app dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-transformers-4 $(VENV)-app $(VENV)-audit dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from pathlib import Path
 
 import pytest
 
-from mirror_pl.files import path_sha256, whole_file, whole_folder, write_text
+from mirror_pl.errors import name_list
+from mirror_pl.files import csv_text, path_sha256, printable, storable, whole_file, whole_folder, write_text
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -44,3 +47,35 @@ def test_hashes(tmp_path: Path) -> None:
     before = path_sha256(tmp_path / "f")
     (tmp_path / "f" / "a").rename(tmp_path / "f" / "b")
     assert path_sha256(tmp_path / "f") != before
+
+
+STEERING = {
+    "\x1b[2J": "\\x1b[2J",
+    "a\nb": "a\\nb",
+    "a\r\tb": "a\\r\\tb",
+    "\x9b31m": "\\x9b31m",
+    "\x7f\x00": "\\x7f\\x00",
+    "gnp.\u202eexe": "gnp.\\u202eexe",
+    "\u2066\u2069\u200f\u061c": "\\u2066\\u2069\\u200f\\u061c",
+    "\u2028": "\\u2028",
+    "\udcff": "\\xff",
+}
+
+
+def test_what_steers_a_terminal_is_shown_as_an_escape() -> None:
+    for name, shown in STEERING.items():
+        assert printable(name) == shown
+        assert printable(shown) == shown, "what was escaped stays"
+        assert name_list([name]) == shown
+    for name in ("图 ü.png", "👩\u200d🚀", "\\n", "سلام"):
+        assert printable(name) == storable(name) == name
+    assert storable("a\nb\x1b\udcff") == "a\nb\x1b\\xff", "in a file, it is the name"
+
+
+def test_no_text_in_a_csv_is_a_formula() -> None:
+    formulas = ["=1+1", "+1+1", "-cmd", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-", "- 1", "\uff1d1", "-1;=1", "=1,2"]
+    plain = ["a=1", " =1", "", "'", "-1.5", "+2", "-1e-05 2.0", "-inf", "nan", "1"]
+    text = csv_text([formulas, plain, [-1.5, None, True, -2]])
+    read = list(csv.reader(io.StringIO(text, newline="")))
+    assert read == [[f"'{cell}" for cell in formulas], plain, ["-1.5", "", "True", "-2"]]
+    assert csv_text([["a", 1]], end="\r\n") == "a,1\r\n"

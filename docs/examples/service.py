@@ -46,8 +46,10 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if self.path != "/predict":
             self.reply(404, {"error": "POST a picture to /predict"})
-        elif not length.isdigit():
+        elif not (length.isascii() and length.isdigit()):
             self.reply(411, {"error": "say how long the picture is: Content-Length"})
+        elif len(length) > 18:  # Python itself refuses to read a number of some thousand digits
+            self.reply(400, {"error": f"Content-Length has {len(length)} digits"})
         elif int(length) > MAX_BYTES:  # before anything of it is read
             self.reply(413, {"error": f"a picture of {length} bytes; at most {MAX_BYTES} are taken"})
         else:

@@ -74,8 +74,10 @@ class LostProcessError(MirrorError):
 
 def name_list(names: Iterable[str], limit: int = 8) -> str:
     """Join `names` for a message, the first `limit` of them, saying how many are left out; very long ones are cut short."""
+    from mirror_pl.files import printable  # which knows the errors here
+
     names = list(names)
-    first = ", ".join(name if len(name) <= 500 else f"{name[:500]}..." for name in names[:limit])
+    first = ", ".join(printable(name if len(name) <= 500 else f"{name[:500]}...") for name in names[:limit])
     return first if len(names) <= limit else f"{first}, ... ({len(names) - limit} more)"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pickle
 import shutil
@@ -15,11 +16,13 @@ import lightning as L
 import pytest
 import torch
 from golden_set import SMALL, GoldenSet
+from safetensors.torch import save_file
 from torch import Tensor
 
 from mirror_pl.detectors import MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import read_detector, save_folder
+from mirror_pl.detectors.checkpoint.backbone_folder import load_backbone
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import CheckpointError, OutputError
 from mirror_pl.modules import DetectorModule
@@ -291,6 +294,23 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
         (good | {"version": 99}, "format version 99, this mirror_pl reads 1"),
         (good | {"detector": "abc"}, "damaged"),
         (good | {"detector": good["detector"] | {"lora": {"rank": 0}}}, "rank of LoRA"),
+        *(
+            (good | {"detector": good["detector"] | {"preprocess": good["detector"]["preprocess"] | wrong}}, says)
+            for wrong, says in (
+                (
+                    {"std": [0.2, 0, 0.2]},
+                    "again carries a config that is damaged: std must be finite numbers above 0, got (0.2, 0",
+                ),
+                ({"std": [0.2, 0.2, -1]}, "std must be"),
+                ({"std": [0.2, 0.2, math.nan]}, "got (0.2, 0.2, nan)"),
+                ({"mean": [0.2, 0.2, math.inf]}, "mean must be"),
+                ({"crop_px": 0}, "crop_px must be from 1 to 4096, got 0"),
+                ({"crop_px": 10**9}, "got 1000000000"),
+                ({"crop_px": 1e9}, "got 1000000000.0"),
+                ({"max_short_side_px": 0}, "max_short_side_px must be at least 1"),
+                ({"align_quality": 101}, "align_quality must be from 1 to 100"),
+            )
+        ),
         (good | {"detector": good["detector"] | {"backbone": good["detector"]["backbone"] | {"heads": 0}}}, "heads"),
         (good | {"detector": good["detector"] | {"backbone": good["detector"]["backbone"] | {"patch_px": "a"}}}, "patch_px"),
     ):
@@ -317,6 +337,29 @@ def test_memory_path(tmp_path: Path) -> None:
     assert "another bank" in message
     assert "memory_bank.memory" in message
     assert "holds no memory bank" in error_of(SMALL.checkpoint, memory_path=SMALL.checkpoint)
+
+
+@pytest.mark.parametrize("std", [0.0, -0.25, math.nan, math.inf])
+def test_a_normalisation_that_divides_by_nothing_is_refused(tmp_path: Path, std: float) -> None:
+    model = content()["model"]
+    model["norm.std"][0, 1] = std
+    message = error_of(save(tmp_path / "x.pth", {"model": model}))
+    assert "x.pth is damaged: its normalisation's std must be finite numbers above 0, got (0.2" in message
+    assert f", {std}, 0.2" in message
+
+
+def test_complex_numbers_are_refused(tmp_path: Path) -> None:
+    """Wherever tensors are read: torch would drop the imaginary part."""
+    model = content()["model"]
+    model["detector.head.0.bias"] = model["detector.head.0.bias"].to(torch.complex64)
+    message = error_of(save(tmp_path / "x.pth", {"model": model}))
+    assert "x.pth: the tensor 'detector.head.0.bias' cannot be a weight" in message
+    assert "torch.complex64" in message
+    (tmp_path / "out").mkdir()
+    shutil.copy(SMALL.backbone_path / "config.json", tmp_path / "out")
+    save_file({"layer.0.x": torch.ones(1, dtype=torch.complex64)}, tmp_path / "out" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"out: the tensor 'layer\.0\.x' cannot be a weight.*torch.complex64"):
+        load_backbone(tmp_path / "out")
 
 
 def test_the_files_normalisation_becomes_the_recipes(tmp_path: Path) -> None:

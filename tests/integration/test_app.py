@@ -20,7 +20,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from mirror_pl.app_page.answer import Costs, answer, predictions_of
 from mirror_pl.app_page.environment import private_folder
 from mirror_pl.app_page.port import is_local, listen
 from mirror_pl.app_page.recipe import recipe
-from mirror_pl.app_page.uploads import WAIT_S, RefusedUploadError, UploadLimits, Uploads
+from mirror_pl.app_page.uploads import MOST_AT_ONCE, WAIT_S, RefusedUploadError, UploadLimits, Uploads
 from mirror_pl.config.command import compose
 from mirror_pl.config.schema import AppSettings, read_settings
 from mirror_pl.detectors import CropPolicy, MirrorDetector, Prediction
@@ -131,9 +131,8 @@ def test_names_are_text(small_detector: MirrorDetector) -> None:
 def test_an_upload_is_handed_out_once_and_not_kept_for_long() -> None:
     now = [0.0]
     uploads = Uploads(UploadLimits(1, 2), lambda: now[0])
-    first, second = uploads.keep([("a/../b.png", b"1"), ("b.png", b"1")])
+    first, second = uploads.keep([b"1", b"1"], "a")
     assert first != second
-    assert first.split("/")[1] == "b.png"
     assert uploads.take(first) == b"1"
     assert uploads.take(first) is None
     now[0] = WAIT_S + 1
@@ -143,16 +142,39 @@ def test_an_upload_is_handed_out_once_and_not_kept_for_long() -> None:
 
 
 def test_room_for_uploads_ends() -> None:
-    uploads = Uploads(UploadLimits(1, 2))
-    with pytest.raises(RefusedUploadError, match=r"3.0 MB at once; at most 2 files of 1 MB"), uploads.arriving(3 * 2**20):
+    """A client may hold a batch, all of them together two; and it counts what has arrived, not what was announced."""
+    uploads, batch = Uploads(UploadLimits(1, 2)), 2 * 2**20
+    with (
+        pytest.raises(RefusedUploadError, match=r"3.0 MB at once; at most 2 files of 1 MB"),
+        uploads.arriving(3 * 2**20, "a"),
+    ):
         pass
-    with uploads.arriving(2**20):
-        uploads.keep([("a", bytes(2**20))])
-        with pytest.raises(RefusedUploadError, match="Try again") as refused, uploads.arriving(2**20):
+    uploads.keep([bytes(2**20)], "a")
+    for client in ("b", "c", "d", "e"):
+        uploads.keep([bytes(2**19)], client)
+    with uploads.arriving(batch, "a") as arrived, uploads.arriving(batch, "f") as also_arrived:
+        with pytest.raises(RefusedUploadError, match="Try again") as refused:
+            arrived(2**20 + 2**16)
+        assert refused.value.status == 503
+        also_arrived(2**20)
+        with pytest.raises(RefusedUploadError, match="Try again"):
+            arrived(2**18)
+    with uploads.arriving(batch, "a") as arrived:
+        arrived(2**20)
+    with ExitStack() as waiting:
+        for _ in range(MOST_AT_ONCE):
+            waiting.enter_context(uploads.arriving(batch, "a"))
+        with uploads.arriving(batch, "b"), pytest.raises(RefusedUploadError, match="on their way"), uploads.arriving(1, "a"):
             pass
-    assert refused.value.status == 503
-    with uploads.arriving(2**20):
+    with uploads.arriving(1, "a"):
         pass
+
+
+def test_the_names_that_it_may_be_asked_by() -> None:
+    assert read_settings(compose("app"), AppSettings).hosts == []
+    assert read_settings(compose("app", ["hosts=[example.org,b]"]), AppSettings).hosts == ["example.org", "b"]
+    with pytest.raises(ConfigError, match=r"hosts: .*got https://a"):
+        read_settings(compose("app", ["hosts=['https://a']"]), AppSettings)
 
 
 @pytest.mark.parametrize(
@@ -195,13 +217,20 @@ class Served:
     uploads: Uploads
     folder: Path
 
-    def ask(self, path: str, body: bytes | None = None, kind: str = "application/json") -> tuple[int, str]:
-        request = urllib.request.Request(self.address + path, body, {"Content-Type": kind})
+    def ask(self, path: str, body: bytes | None = None, kind: str = "application/json", **headers: str) -> tuple[int, str]:
+        request = urllib.request.Request(self.address + path, body, {"Content-Type": kind, **headers})
         try:
             with urllib.request.urlopen(request, timeout=60) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
+
+    def raw(self, request: bytes, patience_s: float = 20) -> bytes:
+        """Return the first line of the answer to what is no whole request."""
+        with socket.create_connection(("127.0.0.1", int(self.address.rsplit(":", 1)[1]))) as line:
+            line.sendall(request)
+            line.settimeout(patience_s)
+            return line.recv(4096).splitlines()[0]
 
     def upload(self, *files: tuple[str, bytes]) -> tuple[int, str]:
         head = '--x\r\nContent-Disposition: form-data; name="files"; filename="{}"\r\n\r\n'
@@ -237,7 +266,8 @@ def served(detector: MirrorDetector) -> Iterator[Served]:
         from mirror_pl.app_page.web import web_app
 
         uploads = Uploads(UploadLimits(1, 5))
-        app = web_app(Service(detector, "a small detector", CropPolicy(), Costs(), uploads), folder)
+        service = Service(detector, "a small detector", CropPolicy(), Costs(), uploads)
+        app = web_app(service, folder, hosts=["Example.org:8443"])
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         thread.start()
@@ -266,9 +296,6 @@ def test_what_the_page_asks_for(small_detector: MirrorDetector) -> None:
             assert page.ask(f"/gradio_api/{path}")[0] == 404
         assert page.ask("/gradio_api/call/score", b"{}")[0] == 404
         assert page.ask("/monitoring/summary")[0] == 404
-        for path in ("http://example.com/a.png", str(PNG), "/etc/passwd"):
-            question = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "a"}
-            assert page.ask("/gradio_api/queue/join", json.dumps(question).encode()) == (400, "Only uploads are scored")
         assert page.ask("/gradio_api/queue/join", b" " * (2**20 + 1))[0] == 413
 
         assert page.upload(("large.png", bytes(2**20 + 1))) == (
@@ -280,10 +307,86 @@ def test_what_the_page_asks_for(small_detector: MirrorDetector) -> None:
         assert len(page.uploads) == 0
 
         # A refusal does not wait for the rest: that it is too long is in its first lines.
+        announced = b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: %b\r\n\r\n"
+        assert b"413" in page.raw(announced % b"999999999")
+        for length in (b"9" * 19, b"9" * 5000, "²".encode("latin-1"), b"-1"):
+            assert re.search(rb" 4\d\d ", page.raw(announced % length)), length
+
+
+def test_only_what_was_uploaded_is_read(small_detector: MirrorDetector) -> None:
+    """Gradio copies whatever file it is asked about into its folder, and reads some of them for ever."""
+    with served(small_detector) as page:
+        up = "/".join([".."] * len(page.folder.parts))
+        (key,) = page.uploads.keep([b"1"], "a")
+        (again,) = json.loads(page.upload(("..", b"1"))[1])
+        assert re.fullmatch(rf"{page.folder}/[0-9a-f]{{32}}", again), "nothing in it is the client's choice"
+        inside = [f"{up}/etc/passwd", f"{up}/dev/zero", "", ".", "..", f"{key}/", f"./{key}", f"{key}/../../x", f"/{key}"]
+        for path in (
+            *(f"{page.folder}/{name}" for name in inside),
+            "http://example.com/a.png",
+            str(PNG),
+            key,
+            None,
+            1,
+            [f"{page.folder}/{key}"],
+            {"path": "/etc/passwd"},
+        ):
+            question = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}], "fn_index": 0, "session_hash": "a"}
+            status, said = page.ask("/gradio_api/queue/join", json.dumps(question).encode())
+            assert (status, said.split(",")[0]) == (400, "Only uploads are scored"), path
+        assert [*page.folder.iterdir()] == []
+        assert len(page.uploads) == 2
+        assert "The score is that" in page.score(0, (PNG.name, PNG.read_bytes()))
+
+
+def test_who_announces_much_and_sends_nothing_keeps_nobody_out(
+    small_detector: MirrorDetector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(small_detector) as page:
+        import mirror_pl.app_page.web
+
+        monkeypatch.setattr(mirror_pl.app_page.web, "STALL_S", 1.0)
+        length = page.uploads.limits.client_bytes
+        head = "POST /gradio_api/{} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\nContent-Type: {}\r\n\r\n"
+        upload = head.format("upload", length, "multipart/form-data; boundary=x").encode() + b"--x\r\n"
+        with ThreadPoolExecutor(6) as idle:
+            stalled = [idle.submit(page.raw, upload) for _ in range(4)]
+            stalled += [
+                idle.submit(page.raw, head.format(name, 99, "text/plain").encode()) for name in ("queue/join", "cancel")
+            ]
+            time.sleep(0.3)
+            assert page.upload(("a.png", bytes(2**20)))[0] == 200
+            assert all(b" 408 " in one.result() for one in stalled)
+
+        # Nor who drips: what counts is how much came.
         with socket.create_connection(("127.0.0.1", int(page.address.rsplit(":", 1)[1]))) as line:
-            line.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nHost: x\r\nContent-Length: 999999999\r\n\r\n")
-            line.settimeout(10)
-            assert b"413" in line.recv(100)
+            line.sendall(upload)
+            line.settimeout(0.1)
+            said, end = b"", time.monotonic() + 20
+            while not said and time.monotonic() < end:
+                line.sendall(b"x")
+                with suppress(TimeoutError):
+                    said = line.recv(100)
+            assert b" 408 " in said
+
+
+def test_another_servers_page_is_refused(small_detector: MirrorDetector) -> None:
+    with served(small_detector) as page:
+        here = page.address.removeprefix("http://")
+        port = here.rpartition(":")[2]
+        for host in (here, f"localhost:{port}", "LOCALHOST", "[::1]:7860", "example.org", "EXAMPLE.org:1"):
+            assert page.ask("/", Host=host)[0] == 200, host
+        for host in ("evil.example", f"evil.example:{port}", "example.org.evil", "127.0.0.1.evil", "[", "", "10.0.0.1"):
+            assert page.ask("/", Host=host)[0] in (400, 403), host
+        assert page.ask("/", Host="gpu")[1].endswith("hosts=[gpu] at its start would allow it")
+        for origin in (f"http://{here}", "https://example.org", "https://example.org:8443"):
+            assert page.ask("/gradio_api/upload", b"no form", Origin=origin)[0] == 400, origin
+        for origin in ("null", "", "http://evil.example", "http://localhost:3000", f"http://{here}.evil"):
+            for path, body in (("/", None), ("/gradio_api/upload", b""), ("/gradio_api/queue/join", b"{}")):
+                assert page.ask(path, body, Origin=origin)[0] == 403, origin
+        request = urllib.request.Request(page.address, headers={"Origin": page.address})
+        with urllib.request.urlopen(request) as reply:
+            assert not [name for name in reply.headers if name.lower().startswith("access-control")]
 
 
 def held(text: str) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from golden_set import SMALL
 
-from mirror_pl.config.command import compose
+from mirror_pl.config.command import _report, compose
 from mirror_pl.errors import CheckpointError, ConfigError, OutputError
 from mirror_pl.jobs.conversion import run as convert
 from mirror_pl.miniature import WorldSpec
@@ -75,6 +75,11 @@ def test_errors_take_one_screen(arguments: list[str], code: int, expected: str) 
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) < 25
+
+
+def test_an_error_steers_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _report(ConfigError("a\x1b[2J\u202e\x9b1m\nerror: b")) == 2
+    assert capsys.readouterr().err == "error: a\\x1b[2J\\u202e\\x9b1m\n  error: b\n", "nor passes for another message"
 
 
 def test_a_shortfall_is_an_exit_code_of_its_own(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -291,6 +292,29 @@ def test_names_that_look_like_markup_are_printed_as_they_are(
     assert str(odd) in printed
     assert f"Report: {output}" in printed
     assert "\\xff.txt" in printed
+
+
+def test_names_steer_neither_a_terminal_nor_a_spreadsheet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    picture = next(SMALL.data_root.rglob("*.jpg")).read_bytes()
+    subset, hostile = "=1+1\x1b]0;x\x07[red]", "=2\x1b[2J\u202e\nerror: 1"
+    for label in ("0_real", "1_fake"):
+        folder = tmp_path / "data" / subset / label
+        folder.mkdir(parents=True)
+        (folder / "a.jpg").write_bytes(picture)
+        (folder / f"{hostile}.jpg").write_bytes(b"no image")
+        (folder / f"{hostile}.\x1b[2J").touch()
+    output = tmp_path / "out"
+    with pytest.raises(IncompleteRunError):
+        evaluate(output, "benchmark=folder", f"data_root={tmp_path / 'data'}", f"checkpoint={SMALL.checkpoint}")
+    printed = "".join(capsys.readouterr())
+    assert r"=1+1\x1b]0;x\x07[red]" in printed
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]|\nerror", printed)
+    with (output / "bad_images.csv").open(newline="", encoding="utf-8") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == [f"'{subset}/{label}/{hostile}.jpg" for label in ("0_real", "1_fake")]
 
 
 def test_what_cannot_start_writes_nothing(tree: Path, tmp_path: Path) -> None:

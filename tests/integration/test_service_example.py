@@ -78,7 +78,7 @@ def test_what_it_refuses(
         {"error": "UnidentifiedImageError: cannot identify the file", "status": "undecodable"},
     )
     assert post(address, PATHS[0].read_bytes(), "/elsewhere")[0] == 404
-    for length, code in ((str(example.MAX_BYTES + 1), 413), ("x", 411)):
+    for length, code in ((str(example.MAX_BYTES + 1), 413), ("x", 411), ("²", 411), ("9" * 19, 400), ("9" * 5000, 400)):
         line = HTTPConnection(*address, timeout=10)
         line.putrequest("POST", "/predict")
         line.putheader("Content-Length", length)

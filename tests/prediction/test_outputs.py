@@ -59,6 +59,16 @@ def write(output: Path, some: list[Item], *, stop: int | None = None, resume: bo
 FORMS = ("out.json", "out.jsonl", "out.csv", "out.PARQUET")
 
 
+def test_a_name_is_no_formula_in_a_csv() -> None:
+    name = "=HYPERLINK(1).png"
+    for form in ("out.csv", "out.jsonl"):
+        write(Path(form), [Item.of_file(name)])
+    with Path("out.csv").open(encoding="utf-8") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["image_path"], row["logit"], row["crops"]) == (f"'{name}", "-3.0", "-3.0 -3.0")
+    assert json.loads(Path("out.jsonl").read_text(encoding="utf-8"))["image_path"] == name, "elsewhere it is the name"
+
+
 def test_each_form_says_the_same() -> None:
     some = items(40)
     for name in FORMS:

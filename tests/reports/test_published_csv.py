@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mirror_pl.reports import published_csv
 from mirror_pl.scores import METRICS, SubsetScores
 from mirror_pl.scores.metrics import BenchmarkScores, Compat, average
@@ -13,6 +15,10 @@ FAKES = SubsetScores("fakes", 0, 2, 0, {**dict.fromkeys(METRICS, None), "acc": 0
 
 def report(rows: list[SubsetScores], compat: Compat = None) -> BenchmarkScores:
     return average(rows, GOOD, compat)
+
+
+def test_a_subset_is_no_formula() -> None:
+    assert published_csv(report([replace(GOOD, subset="=1+1")])) == HEADER + "'=1+1,0.75,1.0,0.5,0.75,1.0,1.0\n"
 
 
 def test_one_row_has_no_mean() -> None:

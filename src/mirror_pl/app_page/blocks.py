@@ -162,13 +162,13 @@ def _drop(uploads: Uploads, files: list[File]) -> None:
 
 
 def key_of(file: File) -> str:
-    """Return the key of an upload: the last two parts of its path."""
-    return "/".join(str(file.get("path", "")).split("/")[-2:])
+    """Return the key of an upload: the last part of its path."""
+    return str(file.get("path", "")).rpartition("/")[2]
 
 
 def name_of(file: File) -> str:
     """Return the name that a file has where it comes from."""
-    return str(file.get("orig_name") or key_of(file).split("/")[-1])
+    return str(file.get("orig_name") or key_of(file))
 
 
 def policy_of(crops: Any, aggregate: Any, of: Any, fraction: Any) -> CropPolicy:

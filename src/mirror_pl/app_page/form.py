@@ -48,9 +48,9 @@ class FormReader:
         except MultipartParseError as error:
             raise RefusedUploadError(f"The upload is no whole form: {error}", 400) from error
 
-    def finish(self) -> list[tuple[str, bytes]]:
-        """Return the files by name and content, in their order."""
-        return [(name, bytes(content)) for name, content in self._files]
+    def finish(self) -> list[bytes]:
+        """Return the files' contents, in their order; what they are called, the page says when it asks about them."""
+        return [bytes(content) for _, content in self._files]
 
     def _on_part_begin(self) -> None:
         self._disposition, self._takes = b"", False

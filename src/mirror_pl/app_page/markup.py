@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mirror_pl.app_page.answer import Answer, decision
 from mirror_pl.app_page.uploads import UploadLimits
 from mirror_pl.detectors import Prediction
+from mirror_pl.files import csv_text
 
 _PAGE: Final = Path(__file__).with_name("page")
 
@@ -80,18 +79,9 @@ def table(rows: Sequence[tuple[str, Prediction]], *, miniature: bool) -> str:
 
 
 def table_csv(rows: Sequence[tuple[str, Prediction]]) -> str:
-    """Return the table of a batch as CSV.
-
-    Spreadsheets compute what begins like a formula; a name that does, which whoever made the file chose, gets an apostrophe.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")
-    writer.writerow(COLUMNS)
-    for name, prediction in rows:
-        p_fake = "" if prediction.p_fake is None else repr(prediction.p_fake)
-        plain = f"'{name}" if name.startswith(("=", "+", "-", "@", "\t", "\r")) else name
-        writer.writerow((plain, p_fake, decision(prediction), prediction.status, prediction.reason))
-    return buffer.getvalue()
+    """Return the table of a batch as CSV."""
+    cells = ((name, one.p_fake, decision(one), one.status, one.reason) for name, one in rows)
+    return csv_text([COLUMNS, *cells], end="\r\n")
 
 
 def _render(name: str, **values: Any) -> str:

@@ -7,10 +7,11 @@ import json
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import fastapi
 import gradio as gr
@@ -33,6 +34,11 @@ _WRITE: Final = (f"{_API}/upload", f"{_API}/queue/join", f"{_API}/cancel", f"{_A
 """All that the page asks for. What else gradio can do, such as handing out files of the server, is not there."""
 _QUESTION_BYTES: Final = 2**20
 """Most of a request that is no upload: names of files, and settings."""
+_LENGTH_DIGITS: Final = 18
+"""Most digits of a request's length; Python itself refuses to read some thousands of them."""
+STALL_S: Final = 10.0
+"""A request that is no upload must be there in this time, and an upload must bring `PACE_BYTES` more each time."""
+PACE_BYTES: Final = 2**14
 TIDY_S: Final = 60.0
 """How often what was left behind is forgotten: uploads that nobody asked about, answers to who has left."""
 _HEADERS: Final = {
@@ -45,13 +51,21 @@ _HEADERS: Final = {
 """The browser itself refuses whatever would leave this server. Gradio's own scripts are in the page, and build templates."""
 
 
-def web_app(service: Service, folder: Path, root_path: str | None = None) -> ASGIApp:
+_LOCAL: Final = ("localhost", "127.0.0.1", "::1")
+"""What this machine is called by its own browser."""
+
+
+def web_app(
+    service: Service, folder: Path, root_path: str | None = None, host: str = "localhost", hosts: Iterable[str] = ()
+) -> ASGIApp:
     """Return the page as an application.
 
     Args:
         service: The detector, and what goes with it.
         folder: From `private_folder`.
         root_path: Where a reverse proxy serves it.
+        host: Where it listens.
+        hosts: Further names that it is asked by; the address that a request has come to is always one, and `_LOCAL` are.
     """
     blocks = build_blocks(service)
 
@@ -97,16 +111,30 @@ def web_app(service: Service, folder: Path, root_path: str | None = None) -> ASG
         css=markup.text_of("page.css"),
         js=markup.text_of("page.js"),
     )
-    return Guard(app, folder, forget)
+    return Guard(app, service.uploads, folder, host, hosts, forget)
 
 
 class Guard:
     """Answers what the page asks for, and nothing else, and tells the browser to ask nobody else."""
 
-    def __init__(self, app: ASGIApp, folder: Path, forget: Callable[[], None]) -> None:
-        """Take the application, the folder that uploads seem to be in, and what to call once something was answered."""
+    def __init__(
+        self, app: ASGIApp, uploads: Uploads, folder: Path, host: str, hosts: Iterable[str], forget: Callable[[], None]
+    ) -> None:
+        """Begin.
+
+        Args:
+            app: The application.
+            uploads: What may be asked about.
+            folder: That uploads seem to be in.
+            host: See `web_app`.
+            hosts: Likewise.
+            forget: Called once something was answered.
+        """
         self._app = app
+        self._uploads = uploads
         self._folder = f"{folder}/"
+        self._host = host
+        self._hosts = {_host_of(name) for name in hosts} - {""}
         self._forget = forget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -116,25 +144,34 @@ class Guard:
                 await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        path, method = str(scope["path"]), str(scope["method"])
-        refusal: Response | None = None
-        if method in ("GET", "HEAD"):
+        path, method, length = str(scope["path"]), str(scope["method"]), headers.get("content-length", "")
+        refusal = self._stranger(headers, scope.get("server"))
+        if refusal is not None:
+            pass
+        elif method in ("GET", "HEAD"):
             if path not in _READ and not path.startswith(_READ_BELOW):
                 refusal = PlainTextResponse("Not found", 404)
         elif method != "POST" or path not in _WRITE:
             refusal = PlainTextResponse("Not found", 404)
-        elif not headers.get("content-length", "").isdigit():
+        elif not (length.isascii() and length.isdigit()):
             refusal = PlainTextResponse("A request must say how long it is", 411)
+        elif len(length) > _LENGTH_DIGITS:
+            refusal = PlainTextResponse("No length", 400)
         elif path != f"{_API}/upload":
-            if int(headers["content-length"]) > _QUESTION_BYTES:
+            if int(length) > _QUESTION_BYTES:
                 refusal = PlainTextResponse("Too large", 413)
-            elif path == f"{_API}/queue/join":
-                body = await _read(receive)
-                refusal, receive = self._examined(body), _again(body, receive)
+            else:
+                try:
+                    body = await asyncio.wait_for(_read(receive), STALL_S)
+                except asyncio.TimeoutError:
+                    refusal = PlainTextResponse("Too slow", 408)
+                else:
+                    receive = _again(body, receive)
+                    refusal = self._examined(body) if path == f"{_API}/queue/join" else None
 
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                kept = [pair for pair in message["headers"] if pair[0].decode("latin-1").lower() not in _HEADERS]
+                kept = [pair for pair in message["headers"] if not _is_ours(pair[0].decode("latin-1").lower())]
                 message["headers"] = [*kept, *((name.encode(), value.encode()) for name, value in _HEADERS.items())]
             await send(message)
 
@@ -150,8 +187,40 @@ class Guard:
             question = json.loads(body)
         except ValueError:
             return PlainTextResponse("No JSON", 400)
-        strange = [path for path in _paths_in(question) if not str(path).startswith(self._folder)]
-        return PlainTextResponse("Only uploads are scored", 400) if strange else None
+        # Gradio would read whatever file a path leads to: only a path that was given out is one, to the letter.
+        strange = [path for path in _paths_in(question) if not (isinstance(path, str) and self._is_upload(path))]
+        return PlainTextResponse("Only uploads are scored, and this is none, or no longer one", 400) if strange else None
+
+    def _is_upload(self, path: str) -> bool:
+        return path.startswith(self._folder) and path.removeprefix(self._folder) in self._uploads
+
+    def _stranger(self, headers: dict[str, str], served: tuple[str, int | None] | None) -> Response | None:
+        """Refuse who asks for another server, or from another one's page.
+
+        A page elsewhere cannot read what this server answers, unless its name is made to lead here: then the name is wrong.
+        """
+        asked = _host_of(headers.get("host", ""))
+        arrived_at = "" if served is None else served[0].removeprefix("::ffff:")  # which IPv4 is called behind host=::
+        if not asked or asked not in (*_LOCAL, self._host, arrived_at, *self._hosts):
+            return PlainTextResponse(f"This page is not served as {asked}; hosts=[{asked}] at its start would allow it", 403)
+        origin = headers.get("origin")
+        page = None if origin is None else origin.partition("://")[2]
+        if page is None or page == headers["host"] or _host_of(page) in self._hosts:
+            return None
+        return PlainTextResponse(f"This was not asked from this page, but from {origin}", 403)
+
+
+def _host_of(address: str) -> str:
+    """Return the name in ``NAME:PORT``, in lower case; empty where there is none."""
+    try:
+        return urlsplit(f"//{address}").hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_ours(header: str) -> bool:
+    """Whether a header is set here, or by nobody: no other page may read what is answered."""
+    return header in _HEADERS or header.startswith("access-control-")
 
 
 def _paths_in(value: Any) -> Iterator[Any]:
@@ -190,17 +259,40 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 def _receiver(uploads: Uploads, folder: Path) -> Any:
     async def receive(request: Request) -> ASGIApp:
+        client = "" if request.client is None else request.client.host
         try:
-            with uploads.arriving(int(request.headers["content-length"])):
+            with uploads.arriving(int(request.headers["content-length"]), client) as arrived:
                 reader = FormReader(request.headers.get("content-type", ""), uploads.limits)
-                async for chunk in request.stream():
+                async for chunk in _paced(request.stream()):
+                    arrived(len(chunk))
                     reader.feed(chunk)
-                keys = uploads.keep(reader.finish())
+                keys = uploads.keep(reader.finish(), client)
         except RefusedUploadError as error:
             return _Refusal(str(error), error.status)
         return JSONResponse([f"{folder}/{key}" for key in keys])
 
     return receive
+
+
+async def _paced(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield an upload's parts.
+
+    Raises:
+        RefusedUploadError: As soon as `STALL_S` have brought less than `PACE_BYTES`.
+    """
+    clock = asyncio.get_running_loop().time
+    due, fresh = clock() + STALL_S, 0
+    while True:
+        try:
+            chunk = await asyncio.wait_for(anext(chunks), due - clock())
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError as error:
+            raise RefusedUploadError(f"The upload stalled: less than {PACE_BYTES:,} bytes in {STALL_S:g} s.", 408) from error
+        yield chunk
+        fresh += len(chunk)
+        if fresh >= PACE_BYTES:
+            due, fresh = clock() + STALL_S, 0
 
 
 class _Refusal:

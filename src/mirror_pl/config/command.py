@@ -32,6 +32,7 @@ from mirror_pl.errors import (
     MirrorError,
     nearest,
 )
+from mirror_pl.files import printable
 from mirror_pl.locate import config_dir, miniature_dir
 
 HYDRA_VERSION = "1.3"
@@ -69,7 +70,7 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
                     if not isinstance(error, BenchmarkAbsentError):
                         code = _report(error)
                     else:
-                        print(error.note)
+                        print(printable(error.note))
                         code = EXIT_INCOMPLETE if cfg.get("require_all") is True else 0
                 except Exception:
                     if not in_sweep():
@@ -103,7 +104,7 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
             if failures():
                 print(f"error: {len(failures())} of the sweep's jobs failed or had no data:", file=sys.stderr)
                 for failure in failures():
-                    print(f"  exit code {failure.code}: {failure.job}", file=sys.stderr)
+                    print(f"  exit code {failure.code}: {printable(failure.job)}", file=sys.stderr)
                 raise SystemExit(max(failure.code for failure in failures()))
 
         return run
@@ -200,5 +201,6 @@ def register_resolvers() -> None:
 
 
 def _report(error: Exception) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    # A message may have several lines; the further ones are set in, so that none that a name brings passes for one of ours.
+    print("error:", "\n  ".join(map(printable, str(error).split("\n"))), file=sys.stderr)
     return error.exit_code if isinstance(error, MirrorError) else EXIT_NOT_STARTED

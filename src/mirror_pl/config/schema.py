@@ -134,6 +134,7 @@ class AppSettings(DetectorSettings):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     host: str
     port: Annotated[int, Field(ge=0, lt=65536)]
+    hosts: list[Annotated[str, Field(pattern=r"^[^/]+$")]]
     root_path: str | None
     max_upload_mb: Positive
     max_files: Count

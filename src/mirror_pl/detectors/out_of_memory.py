@@ -43,9 +43,7 @@ class SplittingScorer:
             except Exception as error:
                 if type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                     why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-                    raise ConfigError(
-                        f"compile=true: the backbone could not be compiled ({why}); use compile=false"
-                    ) from error
+                    raise ConfigError(f"compile=true: the backbone cannot be compiled ({why}); use compile=false") from error
                 if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.util import find_spec
+from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
 from PIL import Image
@@ -58,7 +59,8 @@ def run(cfg: DictConfig) -> None:
             settings.num_workers or AT_ONCE,
             miniature,
         )
-        app = web_app(service, folder, settings.root_path)
+        behind = urlsplit(settings.root_path or "").hostname or ""
+        app = web_app(service, folder, settings.root_path, settings.host.lower(), (behind, *settings.hosts))
         if miniature:
             print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
         if not is_local(settings.host):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
+from rich.console import Console
 
 from mirror_pl.config.build_detector import backbone_folder, build_backbone
 from mirror_pl.config.schema import ConvertSettings, read_settings
@@ -23,6 +24,7 @@ from mirror_pl.detectors.checkpoint.names import is_adapter
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError
 from mirror_pl.files import path_sha256
+from mirror_pl.reports import print_plain
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PUBLISHED_SUFFIX = ".pth"
@@ -60,19 +62,24 @@ def run(cfg: DictConfig) -> None:
     else:
         save_folder(output, tensors, config, dtype, raw.training)
 
+    console = Console()
+
+    def say(line: str) -> None:
+        print_plain(line, console)
+
     lora = "no LoRA" if not adapters else f"{adapters} LoRA adapters {'merged' if settings.merge_lora else 'kept'}"
-    print(f"read      {source} ({_size(source):,} bytes, sha256 {path_sha256(source)})")
+    say(f"read      {source} ({_size(source):,} bytes, sha256 {path_sha256(source)})")
     if outside is not None:
-        print(f"and       {outside.path}, the backbone's weights (sha256 {outside.sha256})")
-    print(f"backbone  {backbone_name(config.backbone) or 'without a name'} ({config.backbone})")
-    print(f"tensors   {len(tensors)} with {sum(tensor.numel() for tensor in tensors.values()):,} values; {lora}")
-    print(f"wrote     {output} ({_size(output):,} bytes, {settings.dtype}; sha256 {path_sha256(output)})")
+        say(f"and       {outside.path}, the backbone's weights (sha256 {outside.sha256})")
+    say(f"backbone  {backbone_name(config.backbone) or 'without a name'} ({config.backbone})")
+    say(f"tensors   {len(tensors)} with {sum(tensor.numel() for tensor in tensors.values()):,} values; {lora}")
+    say(f"wrote     {output} ({_size(output):,} bytes, {settings.dtype}; sha256 {path_sha256(output)})")
     if published and departures(config):
-        print(
+        say(
             f"note      only mirror_pl can use it, not the published code, which knows no such detector: "
             f"{'; '.join(departures(config))}"
         )
-    print(f"use it    python -m mirror_pl.eval checkpoint={output}")
+    say(f"use it    python -m mirror_pl.eval checkpoint={output}")
 
 
 def _size(path: Path) -> int:

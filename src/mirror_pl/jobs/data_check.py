@@ -15,7 +15,7 @@ from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
 from mirror_pl.config.build import manifest_of
 from mirror_pl.config.schema import CheckDataSettings, read_settings
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
-from mirror_pl.files import printable, write_text
+from mirror_pl.files import storable, write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.data_check import DataCheck, print_check
@@ -74,7 +74,7 @@ def _undecodable(index: BenchmarkIndex, console: Console) -> dict[str, str]:
     with ProcessPoolExecutor() as processes:
         reasons = processes.map(_reason, sources, chunksize=16)
         watched = track(reasons, f"Decoding {index.manifest.title}", total=len(sources), console=console)
-        return {printable(path): reason for path, reason in zip(index.paths, watched, strict=True) if reason is not None}
+        return {storable(path): reason for path, reason in zip(index.paths, watched, strict=True) if reason is not None}
 
 
 def _reason(source: ImageSource) -> str | None:

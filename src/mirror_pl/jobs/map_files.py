@@ -13,7 +13,7 @@ from PIL import Image
 from mirror_pl.detectors import Detector, MirrorDetector, Prediction
 from mirror_pl.detectors.maps import TokenMaps, token_maps
 from mirror_pl.errors import ConfigError, OutputError
-from mirror_pl.files import printable, whole_file, write_text
+from mirror_pl.files import printable, storable, whole_file, write_text
 from mirror_pl.images import UndecodableImageError, decode
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.reports.map_picture import MAPS, MapLayer, draw_map
@@ -200,7 +200,7 @@ class MapFolder:
 
 def safe_name(name: str) -> str:
     """Return a file name that stands for any text: no folder, no hidden file, nothing that a shell or a browser reads."""
-    kept = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", printable(name)))
+    kept = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", storable(name)))
     return kept.encode()[-LONGEST_NAME:].decode(errors="ignore").lstrip("._-") or "picture"
 
 

@@ -17,7 +17,7 @@ from mirror_pl.config.build_detector import build_detector, build_policy, is_min
 from mirror_pl.config.schema import PredictSettings, read_settings
 from mirror_pl.detectors.prediction import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
-from mirror_pl.files import printable
+from mirror_pl.files import printable, storable
 from mirror_pl.jobs.clock import Clock
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
 from mirror_pl.jobs.map_files import MapFolder, check_map_folder
@@ -81,7 +81,7 @@ def _score_into(output: OutputFile, settings: PredictSettings, device: torch.dev
     facts = _dependencies(settings, weights, detector, device, batch_size)
     finished = output.finished(facts)
     if finished is not None:
-        print_plain(f"Complete already: {printable(output.path)}; nothing is scored", console)
+        print_plain(f"Complete already: {output.path}; nothing is scored", console)
         _raise_if_incomplete(Tally(Counter(finished["pictures"]["by_status"])), output)
         return
 
@@ -107,11 +107,11 @@ def _score_into(output: OutputFile, settings: PredictSettings, device: torch.dev
     clock.lap("score")
     _say_passed_over(passed_over, console)
     if not output.tally.total:
-        raise DataError(f"input: there is no picture in {name_list(map(printable, settings.input))}; nothing is written")
+        raise DataError(f"input: there is no picture in {name_list(settings.input)}; nothing is written")
     output.complete(_record(settings, facts, weights, output, device, clock))
     _say(output, console)
     if maps is not None:
-        print_plain(f"Maps: {printable(maps.index)}", console)
+        print_plain(f"Maps: {maps.index}", console)
     _raise_if_incomplete(output.tally, output)
 
 
@@ -149,8 +149,8 @@ def _record(
 ) -> dict[str, Any]:
     tally = output.tally
     return {
-        "command": [printable(argument) for argument in sys.argv],
-        "input": [printable(name) for name in settings.input],
+        "command": [storable(argument) for argument in sys.argv],
+        "input": [storable(name) for name in settings.input],
         **clock.facts(),
         "pictures": {"total": tally.total, "scored": tally.scored, "by_status": dict(tally.statuses)},
         "resumed_after": output.resumed or None,
@@ -166,7 +166,7 @@ def _record(
 def _say_passed_over(passed_over: Counter[str], console: Console) -> None:
     if not passed_over:
         return
-    kinds = name_list(f"{count:,} {printable(suffix) or 'without a suffix'}" for suffix, count in passed_over.most_common())
+    kinds = name_list(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in passed_over.most_common())
     print_plain(f"Passed over in folders and shards, by their suffix: {kinds}.", console)
     if passed_over[".tar"]:
         print_plain("A shard is read where it is named: 'FOLDER/*.tar'.", console)
@@ -180,7 +180,7 @@ def _say(output: OutputFile, console: Console) -> None:
         print_plain(f"  no score: {path}: {reason}", console)
     if tally.total - tally.scored > len(tally.unread):
         print_plain(f"  ... ({tally.total - tally.scored - len(tally.unread):,} more)", console)
-    print_plain(f"Output: {printable(output.path)}", console)
+    print_plain(f"Output: {output.path}", console)
 
 
 def _raise_if_incomplete(tally: Tally, output: OutputFile) -> None:

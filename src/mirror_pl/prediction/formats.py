@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Final
 
 from mirror_pl.errors import ConfigError, nearest
+from mirror_pl.files import write_csv
 from mirror_pl.prediction.rows import Row
 
 Writer = Callable[[Path, Iterable[Row], Sequence[str]], None]
@@ -63,10 +63,7 @@ def _write_json_lines(path: Path, rows: Iterable[Row], columns: Sequence[str]) -
 
 def _write_csv(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        for row in rows:
-            writer.writerow([_cell(row.get(name)) for name in columns])
+        write_csv(file, chain([columns], ([_cell(row.get(name)) for name in columns] for row in rows)))
 
 
 def _cell(value: Any) -> Any:

@@ -35,7 +35,7 @@ class Item:
     Attributes:
         source: Where its bytes are.
         path: What it is called in the output: as it was named, or found below what was named. It may hold surrogates, where
-            a name is not UTF-8; see `mirror_pl.files.printable`.
+            a name is not UTF-8; see `mirror_pl.files.storable`.
         suffix: That the recipe goes by, with the dot.
         problem: Why there is nothing to read, where that is known already; else empty.
     """

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirror_pl.errors import ConfigError, OutputError
-from mirror_pl.files import printable, write_text
+from mirror_pl.files import storable, write_text
 from mirror_pl.locks import FolderLock
 from mirror_pl.prediction.formats import as_line, writer_of
 from mirror_pl.prediction.inputs import Item
@@ -221,7 +221,7 @@ class OutputFile:
         seen: list[Item] = []
         for row, end in self._rows():
             item = next(items, None)
-            found = "nothing" if item is None else printable(item.path)
+            found = "nothing" if item is None else storable(item.path)
             if item is None or found != row["image_path"]:
                 raise ConfigError(
                     f"resume: row {kept + len(group) + 1} on the way to {self.path} is of {row['image_path']}, where the "

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from mirror_pl.detectors import Prediction
-from mirror_pl.files import printable
+from mirror_pl.files import storable
 from mirror_pl.prediction.inputs import Item
 
 Row: TypeAlias = Mapping[str, Any]
@@ -24,11 +24,11 @@ _EXAMPLES: Final = 5
 def row_of(item: Item, prediction: Prediction) -> dict[str, Any]:
     """Return the row of a picture: ``pred`` is p_fake, ``crops`` the logits of its crops; None where there is no number."""
     return {
-        "image_path": printable(item.path),
+        "image_path": storable(item.path),
         "pred": _number(prediction.p_fake),
         "logit": _number(prediction.logit),
         "status": prediction.status,
-        "reason": printable(prediction.reason),
+        "reason": storable(prediction.reason),
         "crops": [_number(score.logit) for score in prediction.crops],
         **{name: _number(value) for name, value in prediction.evidence.items()},
     }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.files import printable
@@ -61,12 +62,12 @@ def print_left_out(index: BenchmarkIndex, console: Console) -> None:
 
 
 def print_plain(text: str, console: Console) -> None:
-    """Print text that holds names from outside, as it is: unwrapped, without rich's markup."""
+    """Print a line that holds names from outside: unwrapped, without rich's markup, and nothing in it steers a terminal."""
     console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
-def _cells(row: SubsetScores) -> list[str]:
-    return [row.subset, str(row.reals), str(row.fakes), *(_percent(row.metrics[name]) for name in METRICS)]
+def _cells(row: SubsetScores) -> list[str | Text]:
+    return [Text(printable(row.subset)), str(row.reals), str(row.fakes), *(_percent(row.metrics[name]) for name in METRICS)]
 
 
 def _percent(value: float | None) -> str:

@@ -8,10 +8,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.benchmarks.inspect import SubsetFiles
 from mirror_pl.errors import name_list
+from mirror_pl.files import printable
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports.console import print_left_out, print_plain
 
@@ -77,7 +79,7 @@ def print_check(check: DataCheck, console: Console) -> None:
         table.add_column("expected", justify="right", no_wrap=True)
     table.add_column("formats", overflow="fold")
     for files in check.subsets:
-        cells = [files.subset, files.layout]
+        cells: list[str | Text] = [Text(printable(files.subset)), files.layout]
         for name in LABEL_NAMES:
             cells += [f"{files.counts[name]:,}", f"{files.expected[name]:,}" if name in files.expected else ""]
         real, fake = (" ".join(sorted(files.formats[name])) for name in LABEL_NAMES)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror_pl.benchmarks import PublishedNumber
+from mirror_pl.files import csv_text
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,5 @@ def deltas(numbers: Sequence[PublishedNumber], measured: float | None) -> list[D
 
 def deltas_csv(rows: Sequence[Delta]) -> str:
     """Return the comparison as CSV text, one row a source."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["benchmark", "detector", "source", "published", "measured", "difference"])
-    writer.writerows([d.benchmark, d.detector, d.source, d.published, d.measured, d.difference] for d in rows)
-    return buffer.getvalue()
+    header = ["benchmark", "detector", "source", "published", "measured", "difference"]
+    return csv_text([header, *([d.benchmark, d.detector, d.source, d.published, d.measured, d.difference] for d in rows)])

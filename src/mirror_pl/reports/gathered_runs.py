@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from mirror_pl.errors import DataError, name_list
-from mirror_pl.files import printable
+from mirror_pl.files import printable, storable
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.reports.run_folder import SCHEMA_VERSION
 from mirror_pl.scores import SCHEMA, read_table
@@ -65,7 +65,7 @@ class GatheredRun:
     def data_root(self) -> str:
         """The folder that paths in the prediction table begin at."""
         root = self.facts["data"]["root"] if self.facts else Path(str(self.settings.get("data_root"))).resolve()
-        return printable(root)
+        return storable(root)
 
     @property
     def checkpoint(self) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from mirror_pl.files import csv_text
 from mirror_pl.reports.leaderboard import EVERYTHING, Estimate, GroupMean, Leaderboard, Result, Row
 from mirror_pl.scores.bootstrap import RESAMPLED
 from mirror_pl.scores.extended import EXTENDED
@@ -39,7 +37,7 @@ def table_csv(board: Leaderboard) -> str:
         rows.append(_mean_row(board, EVERYTHING))
     nothing = [""] * (len(columns) * len(board.labels))
     rows += [["incomplete", "", run.benchmark, *nothing] for run in board.incomplete]
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def metrics_csv(board: Leaderboard) -> str:
@@ -54,7 +52,7 @@ def metrics_csv(board: Leaderboard) -> str:
         mean = [value for name in EXTENDED for value in _ends(result.mean[name], name)]
         rows.append([*named, MEAN, "", "", "", *mean, _text(result.at_threshold)])
         rows.append([*named, *_metric_cells(result.pooled)])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def comparisons_csv(board: Leaderboard) -> str:
@@ -64,7 +62,7 @@ def comparisons_csv(board: Leaderboard) -> str:
     for pair in board.comparisons:
         figures = [_text(getattr(pair.figures, name)) for name in (*names, "unmatched")]
         rows.append([pair.benchmark, pair.first, pair.second, *figures])
-    return _csv(rows)
+    return csv_text(rows)
 
 
 def as_json(board: Leaderboard) -> dict[str, Any]:
@@ -153,9 +151,3 @@ def _triple(estimate: Estimate) -> list[str]:
 
 def _text(value: float | None) -> str:
     return "" if value is None else str(value)
-
-
-def _csv(rows: Iterable[Sequence[Any]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()

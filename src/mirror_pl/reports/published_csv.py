@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Final
 
+from mirror_pl.files import csv_text
 from mirror_pl.scores import METRICS, BenchmarkScores
 
 HEADER: Final = ("Dataset", "Acc", "Real_Acc", "Fake_Acc", "Bal_Acc", "AUC", "AP")
@@ -18,15 +17,12 @@ def published_csv(scores: BenchmarkScores, pooled_row: str | None = None) -> str
     some mean, a row MEAN_ROWS says for each column how many rows entered. Last comes the row over all images together,
     under the name `pooled_row`, where the published report of the benchmark has one.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(HEADER)
-    for row in scores.rows:
-        writer.writerow([row.subset, *map(row.metrics.get, METRICS)])
+    rows: list[tuple[object, ...]] = [HEADER]
+    rows += [(row.subset, *map(row.metrics.get, METRICS)) for row in scores.rows]
     if len(scores.rows) > 1:
-        writer.writerow(["MEAN", *map(scores.mean.get, METRICS)])
+        rows.append(("MEAN", *map(scores.mean.get, METRICS)))
         if scores.mean_is_partial and scores.compat is None:  # the published report has no such row
-            writer.writerow(["MEAN_ROWS", *map(scores.mean_rows.get, METRICS)])
+            rows.append(("MEAN_ROWS", *map(scores.mean_rows.get, METRICS)))
         if pooled_row is not None:
-            writer.writerow([pooled_row, *map(scores.pooled.metrics.get, METRICS)])
-    return buffer.getvalue()
+            rows.append((pooled_row, *map(scores.pooled.metrics.get, METRICS)))
+    return csv_text(rows)

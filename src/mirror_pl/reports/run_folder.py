@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,7 +16,7 @@ import yaml
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.errors import ConfigError, OutputError, name_list
-from mirror_pl.files import printable, write_text
+from mirror_pl.files import csv_text, storable, write_text
 from mirror_pl.locks import FolderLock
 from mirror_pl.reports.deltas import Delta, deltas_csv
 from mirror_pl.reports.published_csv import published_csv
@@ -166,11 +164,8 @@ class RunFolder:
 
     def write_bad_images(self, rows: Iterable[tuple[int, str, str, str, str]]) -> None:
         """Write ``bad_images.csv``: id, path, subset, status and reason of each image not read or scored as it should be."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow(["id", "path", "subset", "status", "reason"])
-        writer.writerows(tuple(printable(str(value)) for value in row) for row in rows)
-        write_text(self.path / "bad_images.csv", buffer.getvalue())
+        header = ("id", "path", "subset", "status", "reason")
+        write_text(self.path / "bad_images.csv", csv_text([header, *(map(storable, row) for row in rows)]))
 
     def write_report(self, name: str, scores: BenchmarkScores, pooled_row: str | None) -> Path:
         """Write the published report as ``{name}.csv`` and return its path."""

@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.errors import DataError, OutputError
-from mirror_pl.files import printable
+from mirror_pl.files import storable
 from mirror_pl.scores.prediction_table import Status
 
 MAGIC: Final = b"mirror_pl part 1"
@@ -189,7 +189,7 @@ def _whole(frames: memoryview) -> Iterator[memoryview]:
 
 
 def _encoded(scores: PartialScores) -> bytes:
-    reasons = [printable(scores.reasons.get(int(i), "")) for i in scores.ids]
+    reasons = [storable(scores.reasons.get(int(i), "")) for i in scores.ids]
     columns = [scores.ids, scores.statuses, scores.logits, scores.p_fake]
     arrays = [*map(pa.array, columns), pa.array(reasons, pa.string())]
     sink = pa.BufferOutputStream()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mirror_pl.files import printable, whole_file
+from mirror_pl.files import storable, whole_file
 
 
 class Status(IntEnum):
@@ -77,7 +77,7 @@ def make_table(
     unscored = ~np.isin(statuses, SCORED)
     columns = [
         pa.array(np.asarray(ids, np.int64)),
-        pa.array([printable(path) for path in paths], pa.string()),
+        pa.array([storable(path) for path in paths], pa.string()),
         pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [benchmark]),
         pa.DictionaryArray.from_arrays(pa.array(np.asarray(subset_ids, np.int32)), list(subsets)),
         pa.array(np.asarray(labels, np.int8)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from mirror_pl.detectors.config import BackboneConfig, DetectorConfig
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list
+from mirror_pl.images.spec import PreprocessSpec
 from mirror_pl.locate import miniature_dir
 
 
@@ -90,6 +92,7 @@ def read_detector(
     bank = None if memory_path is None else read_bank(Path(memory_path))
     if not any(name.startswith("head.") for name in tensors):
         raise CheckpointError(_not_a_detector(raw))
+    _check_constants(tensors, raw.path)
     if bank is not None:
         tensors = _add_bank(tensors, bank, raw.path)
     source = find_backbone(raw, backbone_folder, key)
@@ -113,6 +116,16 @@ def read_detector(
         return tensors, published_config(tensors, raw.path, backbone, {} if bank is None else bank.memory_config)
     except ConfigError as error:
         raise CheckpointError(f"checkpoint: {raw.path} holds no detector that can be built: {error}") from error
+
+
+def _check_constants(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError for constants of the normalisation that no recipe can have."""
+    names = [name for name in ("mean", "std") if f"normalise.{name}" in tensors]
+    constants: Any = {name: tuple(tensors[f"normalise.{name}"].flatten()[:3].tolist()) for name in names}
+    try:
+        replace(PreprocessSpec(), **constants)
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint: {path} is damaged: its normalisation's {error}") from error
 
 
 def merged(
