@@ -76,11 +76,6 @@ def test_after_the_last_batch_comes_the_next_epoch() -> None:
     assert list(sampler) == epoch(EpochSampler(labels(9, 4), 3, 0), 2)
 
 
-def test_overfitting_on_purpose_sees_the_same_batches() -> None:
-    sampler = EpochSampler(labels(9, 4), 3, 0, same=True)
-    assert epoch(sampler, 0) == epoch(sampler, 5) == epoch(EpochSampler(labels(9, 4), 3, 0), 0)
-
-
 @pytest.mark.parametrize("batch", [0, 1, 3, 7])
 def test_resumed_inside_an_epoch(batch: int) -> None:
     sampler = EpochSampler(labels(20, 13), 2, 1, ranks=2, rank=1)

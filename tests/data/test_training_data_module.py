@@ -185,7 +185,7 @@ def test_settings(data: Path) -> None:
     with pytest.raises(ConfigError, match="multiple of 3"):
         shared = module(data)
         shared.trainer = SimpleNamespace(  # type: ignore[assignment]
-            world_size=3, global_rank=0, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+            world_size=3, global_rank=0, overfit_batches=0, strategy=SimpleNamespace(root_device=torch.device("cpu"))
         )
         shared.train_dataloader()
     with pytest.raises(DataError, match="does not exist"):

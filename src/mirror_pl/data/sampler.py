@@ -64,7 +64,6 @@ class EpochSampler(DistributedSampler[Any]):
         balanced: Draw as many reals as fakes in an epoch: each sample of the larger class once, and those of the smaller
             one in as many permutations as that takes, the last one cut short. The balance is that of the epoch; a batch's
             is left to chance. Otherwise every sample is drawn once.
-        same: Let all epochs be the first one, to overfit on purpose.
 
     Raises:
         ConfigError: If `batch_size` is less than 1, or `seed` less than 0.
@@ -80,7 +79,6 @@ class EpochSampler(DistributedSampler[Any]):
         rank: int = 0,
         *,
         balanced: bool = False,
-        same: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
@@ -90,7 +88,6 @@ class EpochSampler(DistributedSampler[Any]):
             raise DataError("there is no image to train on")
         super().__init__(range(len(labels)), ranks, rank, seed=seed)  # type: ignore[arg-type]  # asks for its length only
         self.batch_size = batch_size
-        self.same = same
         self._start = 0
         classes = [np.flatnonzero(labels == label) for label in (REAL, FAKE)] if balanced else [np.arange(len(labels))]
         for label, members in zip(LABEL_NAMES, classes, strict=False):
@@ -131,7 +128,7 @@ class EpochSampler(DistributedSampler[Any]):
         return self.batches_per_epoch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return self._batches(0 if self.same else self.epoch, self._start)  # decided here, not at the first batch
+        return self._batches(self.epoch, self._start)  # decided here, not at the first batch
 
     def _batches(self, epoch: int, start: int) -> Iterator[list[tuple[int, int]]]:
         size, order = self.batch_size * self.num_replicas, self._order(epoch)
@@ -157,16 +154,25 @@ class InBatches(Dataset[Batch]):
     Args:
         samples: By key.
         collate: Puts samples together.
+        batches: Lists of keys, where a batch is asked for by its number instead; without, a number is a key.
     """
 
-    def __init__(self, samples: Dataset[Any], collate: Callable[[list[Any]], Batch]) -> None:
+    def __init__(
+        self,
+        samples: Dataset[Any],
+        collate: Callable[[list[Any]], Batch],
+        batches: Sequence[Sequence[Any]] | None = None,
+    ) -> None:
         self.samples = samples
         self.collate = collate
+        self.batches = batches
 
     def __len__(self) -> int:
-        return len(self.samples)  # type: ignore[arg-type]  # all of ours have one
+        return len(self.samples if self.batches is None else self.batches)  # type: ignore[arg-type]  # all of ours have one
 
-    def __getitem__(self, keys: Sequence[Any]) -> Batch:
+    def __getitem__(self, keys: Sequence[Any] | int) -> Batch:
+        if isinstance(keys, int):
+            keys = [keys] if self.batches is None else self.batches[keys]
         return self.collate([self.samples[key] for key in keys])
 
 

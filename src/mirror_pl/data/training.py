@@ -204,7 +204,8 @@ class TrainingDataModule(L.LightningDataModule):
         ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
         sampler = self._sampler(ranks, rank)
         if trainer is not None:
-            sampler.same = trainer.overfit_batches > 0  # type: ignore[attr-defined]  # set by its connector
+            if trainer.overfit_batches:  # type: ignore[attr-defined]  # set by its connector
+                return self._once(list(sampler))  # the first epoch's, time and again, as Lightning reads them by number
             sampler.set_epoch(trainer.current_epoch)  # Lightning's first pass begins before it names an epoch
         if self._place is not None:
             sampler.begin_at(self._place["epoch"], self._place["batch"])
@@ -232,19 +233,13 @@ class TrainingDataModule(L.LightningDataModule):
         return self._once([[(0, i) for i in ids[first : first + self.batch_size]] for first in ids[:: self.batch_size]])
 
     def _once(self, batches: list[list[tuple[int, int]]]) -> DataLoader[Batch]:
-        samples: Any = self._samples()  # torch expects a sampler of keys, and these are lists of them
-        return DataLoader(
-            samples,
-            batch_size=None,
-            sampler=batches,
-            num_workers=self.num_workers,
-            collate_fn=as_it_is,  # type: ignore[arg-type]
-        )
+        # Without batch_size, torch gives collate_fn what the dataset returns, and no list of it.
+        return DataLoader(self._samples(batches), batch_size=None, num_workers=self.num_workers, collate_fn=as_it_is)  # type: ignore[arg-type]
 
-    def _samples(self) -> InBatches:
+    def _samples(self, batches: list[list[tuple[int, int]]] | None = None) -> InBatches:
         if self._features is not None:
-            return InBatches(FeatureDataset(self.training_set, self._features), collate_features)
-        return InBatches(TrainingDataset(self.training_set, self.augment, self.seed), collate)
+            return InBatches(FeatureDataset(self.training_set, self._features), collate_features, batches)
+        return InBatches(TrainingDataset(self.training_set, self.augment, self.seed), collate, batches)
 
     def _sampler(self, ranks: int, rank: int) -> EpochSampler:
         if self.batch_size % ranks:

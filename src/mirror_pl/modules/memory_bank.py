@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mirror_pl.data.batch import Batch
-from mirror_pl.detectors.checkpoint import BackboneSource, bank_content
+from mirror_pl.detectors.checkpoint import BackboneSource, bank_content, load_backbone, load_bank, read_checkpoint
+from mirror_pl.detectors.config import DetectorConfig
 from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.detectors.mirror import MirrorDetector
-from mirror_pl.errors import ConfigError
+from mirror_pl.detectors.untrained import untrained_detector
+from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.modules.bank_init import frozen_tokens
 from mirror_pl.modules.objectives import (
     CosineByEpoch,
@@ -78,8 +81,44 @@ class MemoryBankModule(TrainableModule):
         self.floor = orthogonality_floor(slots, width, loss_form)
         self.usage = torch.zeros(slots)  # no buffer: DistributedDataParallel would overwrite it with the first process's
         self.save_hyperparameters(
-            {"detector": detector.description(), "orthogonality": orthogonality, "loss_form": loss_form, "seed": seed}
+            {
+                "detector": detector.config.to_dict(),
+                "weights": self.weights,
+                "backbone": None if backbone is None else backbone.to_dict(),
+                "orthogonality": orthogonality,
+                "loss_form": loss_form,
+                "seed": seed,
+            }
         )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]  # no map_location: the Trainer moves it; all or nothing: no strict
+        cls, checkpoint_path: str | Path, *, backbone_folder: str | Path | None = None, **settings: Any
+    ) -> MemoryBankModule:
+        """Rebuild a module from a checkpoint of its own, around the backbone that it was trained with. Loaded safely.
+
+        Args:
+            checkpoint_path: The file.
+            backbone_folder: Where the backbone's weights are, if they have moved since it was written.
+            settings: Of this class, in place of those that the checkpoint says.
+
+        Raises:
+            CheckpointError: If the file is damaged or of another kind, or the backbone another one.
+            ConfigError: If nothing says where the backbone is.
+        """
+        path = Path(checkpoint_path)
+        saved = dict(read_checkpoint(path).hyper_parameters)
+        if "detector" not in saved or "orthogonality" not in saved:
+            raise CheckpointError(f"checkpoint: {path} is none of a MemoryBankModule; a bank alone is read by load_bank")
+        recorded = saved.pop("backbone", None)
+        folder = backbone_folder or (recorded or {}).get("path")
+        if folder is None:
+            raise ConfigError(f"{path} says nothing of where its backbone lies; give backbone_folder=FOLDER")
+        source, backbone = BackboneSource.of(Path(folder)), load_backbone(Path(folder))
+        config = DetectorConfig.from_dict(saved.pop("detector"))
+        bank = load_bank(path, backbone.config, source.sha256)
+        detector = untrained_detector(config, backbone, saved.get("seed", 0), bank.bank)
+        return cls(detector, **{**saved, "backbone": source, **settings})
 
     def train(self, mode: bool = True) -> MemoryBankModule:
         """Set train or eval mode of the bank; the frozen parts stay in eval mode."""
