@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 from mirror_pl.data.batch import Batch
 from mirror_pl.detectors.checkpoint.torch_file import is_plain
 
-QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET: dict[str, Any] = {
+    "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False,
+}  # fmt: skip
 
 
 class DataModuleContract(ABC):

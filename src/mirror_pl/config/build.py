@@ -80,7 +80,7 @@ def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str]
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         settings = ", ".join(f"{key}={cfg.trainer[key]}" for key in ("accelerator", "devices", "strategy", "precision"))
         raise ConfigError(f"trainer: {error} (trainer: {settings})") from error
-    if getattr(trainer.strategy, "_start_method", "popen") not in (None, "popen"):
+    if any(word in str(cfg.trainer.strategy) for word in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy={cfg.trainer.strategy}: results stay in the processes it starts; use ddp")
     return trainer
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import io
+import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from typing import Any
 
 import hydra
 import yaml
@@ -92,8 +94,11 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
             except MirrorError as error:
                 raise SystemExit(_report(error)) from error
             register_resolvers()
+            os.environ["HYDRA_FULL_ERROR"] = "1"  # or it would print errors in words of its own, and exit
             try:
                 hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
+            except HydraException as error:
+                raise SystemExit(_report(_in_our_words(error, config_name, sys.argv[1:]))) from error
             except (KeyboardInterrupt, SystemExit) as end:
                 # Lightning makes an exit of it.
                 if not any(isinstance(error, KeyboardInterrupt) for error in (end, end.__context__)):
@@ -116,8 +121,32 @@ def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a command's config without running it, as the command line would with `overrides`; also inside a command."""
     check_overrides(overrides, config_name)
     register_resolvers()
+    try:
+        return _composed(config_name, overrides)
+    except HydraException as error:
+        raise _in_our_words(error, config_name, overrides) from error
+
+
+def _composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     with without_running_hydra(), hydra.initialize_config_dir(version_base=HYDRA_VERSION, config_dir=str(config_dir())):
         return hydra.compose(config_name=config_name, overrides=list(overrides))
+
+
+def _in_our_words(error: Exception, config_name: str, overrides: Sequence[str]) -> ConfigError:
+    """Say what Hydra found wrong with the command line; of an unknown key inside a group, which there are."""
+    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    key = re.match(r"Could not override '([\w.]+)'", said)
+    choices = [override for override in overrides if _CHOICE.match(override)]
+    if key is None:
+        return ConfigError(said)
+    with suppress(HydraException, OmegaConfBaseException):
+        group: Any = _composed(config_name, choices)
+        for name in key[1].split("."):
+            if isinstance(group, DictConfig) and name not in group:
+                known = [str(known) for known in group]
+                return ConfigError(f"{key[1]}: there is no such setting.{nearest(name, known)} Known: {', '.join(known)}")
+            group = group[name]
+    return ConfigError(f"{key[1]}: there is no such setting; +{key[1]}=... would add it, where something asks for it")
 
 
 def named_settings() -> set[str]:
