@@ -425,3 +425,36 @@ def test_two_processes_agree_with_one(bank: Path, tmp_path: Path) -> None:
     for name, tensor in two.items():
         torch.testing.assert_close(tensor, one[name], rtol=1e-3, atol=1e-4)
     assert facts_of(tmp_path / "two")["best"] == facts_of(alone)["best"]
+
+
+def test_a_detector_is_trained_further(trained: Path, tmp_path: Path) -> None:
+    """The published file, with its own LoRA; one of ours, whose backbone is elsewhere; one that was merged, with a fresh LoRA."""
+    from mirror_pl.jobs import conversion
+
+    merged = ["merge_lora=true", f"input={SMALL.checkpoint}", f"output={tmp_path}/merged"]
+    conversion.run(compose("convert", merged))
+    for number, (start, backbone) in enumerate(
+        ((SMALL.checkpoint, "null"), (trained / "best.ckpt", "null"), (tmp_path / "merged", "null"))
+    ):
+        more = [*BASE, "phase.epochs=1", f"checkpoint={start}", f"backbone.path={backbone}", "optimizer.lr=1e-2"]
+        output = train(tmp_path / str(number), *more)
+        before, after = load_detector(start, merge=False), load_detector(output / "last.ckpt", merge=False)
+        assert after.config.lora is not None
+        was, now = ({n.replace(".base_layer.", "."): t for n, t in d.state_dict().items()} for d in (before, after))
+        changed = {name for name, tensor in was.items() if not torch.equal(now[name], tensor)}
+        assert any(name.startswith("head.") for name in changed)
+        assert all(name.startswith("head.") or ".lora_" in name for name in changed)
+        assert any(bool(now[name].any()) for name in now if ".lora_B." in name)
+        assert facts_of(output)["started_from"] == str(start)
+        left_out = not any(
+            name.startswith("backbone.layers") and ".lora_" not in name for name in weights_of(output / "last.ckpt")
+        )
+        assert left_out == (start == trained / "best.ckpt")
+
+
+def test_a_banks_checkpoint_is_a_bank(tmp_path: Path) -> None:
+    small = ["phase.slots=16", "phase.heads=4", "phase.top_k=6", "phase.epochs=1"]
+    run(compose("train", overrides(tmp_path / "bank", "phase=memory", f"data.real={IMAGES}/train/0_real", *small)))
+    output = train(tmp_path / "run", f"memory_path={tmp_path}/bank/last.ckpt", *BASE, "phase.epochs=1")
+    bank = torch.load(tmp_path / "bank/memory_bank.pth", weights_only=True)["model_state_dict"]["memory"]
+    assert torch.equal(weights_of(output / "last.ckpt")["memory_bank.memory"], bank)
