@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import wandb
 from golden_set import SMALL
@@ -243,7 +244,7 @@ def test_a_job_that_fails_half_way_ends_its_run(tmp_path: Path, monkeypatch: pyt
         raise RuntimeError("a defect")
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "evaluate", fail)
+        patch.setattr(pl.Trainer, "test", fail)
         with pytest.raises(RuntimeError, match="a defect"):
             evaluate(tmp_path / "first", *OFFLINE)
     assert wandb.run is None
@@ -279,7 +280,7 @@ def test_a_logger_that_cannot_start_leaves_the_others(tmp_path: Path, monkeypatc
 
 
 def test_wandbs_helper_process_killed_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = evaluation.evaluate
+    real = pl.Trainer.test
 
     def killing(*args: Any, **kwargs: Any) -> Any:
         for child in _children():
@@ -288,7 +289,7 @@ def test_wandbs_helper_process_killed_on_the_way(tmp_path: Path, monkeypatch: py
         return real(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "evaluate", killing)
+        patch.setattr(pl.Trainer, "test", killing)
         with pytest.warns(UserWarning, match="logger=wandb: WandbLogger failed"):
             folder = evaluate(tmp_path / "first", *OFFLINE)
     assert (folder / "run.json").is_file()

@@ -64,5 +64,5 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError, match="batch_size, trainer: the miniature does not use it"):
         chain(tmp_path / "run", "batch_size=3", "trainer.devices=2")
-    with pytest.raises(ConfigError, match=r"phase\.bank must be real, mixed or fake"):
+    with pytest.raises(ConfigError, match=r"phase\.bank must be one of real, mixed or fake"):
         chain(tmp_path / "run", "phase.bank=both")

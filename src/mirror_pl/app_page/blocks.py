@@ -20,10 +20,10 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.images import CROPS
 
 FONTS: Final = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Liberation Sans", "sans-serif")
-"""What is on the machine of who looks; gradio's own themes ask a server elsewhere for theirs."""
+"""Fonts that the reader's machine has; gradio's own themes load theirs from a server elsewhere."""
 MONOSPACE: Final = ("ui-monospace", "SF Mono", "Liberation Mono", "monospace")
 MOST_WAITING: Final = 64
-"""Answers that may wait for their turn; who comes then is told so."""
+"""Requests that may wait for their turn; further ones are told to come again."""
 TOGETHER: Final = 8
 """Pictures of a batch that are scored together, at most, so that its progress is seen."""
 _EVERY_S: Final = 0.5

@@ -138,7 +138,7 @@ class Guard:
         self._forget = forget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Do so."""
+        """Pass a request on, or refuse it."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -296,7 +296,7 @@ async def _paced(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 class _Refusal:
-    """Says no at once, and lets who still sends finish, within bounds: a connection that breaks would lose the answer."""
+    """Refuses a request at once, and reads on for a while what the client still sends: else it would lose the answer."""
 
     def __init__(self, message: str, status: int) -> None:
         self._body, self._status = message.encode(), status

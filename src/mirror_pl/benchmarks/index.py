@@ -116,7 +116,7 @@ class BenchmarkIndex:
         return result
 
     def rows(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return one entry an image and subset: the image's id and the position in `subsets`, by subset, then by id."""
+        """Return one entry per image and subset: the image's id and the position in `subsets`, by subset, then by id."""
         ids, positions = [], []
         for position, member in enumerate(self.members()):
             here = np.flatnonzero(member[self.group_ids])

@@ -73,7 +73,7 @@ def _watch_parent(trainer: L.Trainer, ended: threading.Event) -> None:
 
 
 def _take_over(trainer: L.Trainer) -> None:
-    """Leave Lightning's own watch, which has the very list that the launcher began with, nothing to look at."""
+    """Empty the list of processes that Lightning's own watch looks at, and keep them in one of ours."""
     launcher: Any = trainer.strategy.launcher
     theirs = getattr(launcher, "procs", [])
     if theirs and not isinstance(theirs, _Ours):

@@ -75,32 +75,32 @@ class SafeLogger(Logger):
 
     @property
     def name(self) -> str | None:
-        """As the logger's."""
+        """Return the name of the logger behind it."""
         return self.logger.name
 
     @property
     def version(self) -> int | str | None:
-        """As the logger's."""
+        """Return the version of the logger behind it."""
         return self.logger.version
 
     @property
     def root_dir(self) -> str | None:
-        """As the logger's."""
+        """Return the folder above all versions of the logger behind it."""
         return self.logger.root_dir
 
     @property
     def log_dir(self) -> str | None:
-        """As the logger's."""
+        """Return the folder that the logger behind it writes to."""
         return self.logger.log_dir
 
     @property
     def save_dir(self) -> str | None:
-        """As the logger's."""
+        """Return the folder that the logger behind it was given."""
         return self.logger.save_dir
 
     @property
     def group_separator(self) -> str:
-        """As the logger's."""
+        """Return what the logger behind it puts between the groups of a figure's name."""
         return self.logger.group_separator
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

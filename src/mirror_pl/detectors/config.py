@@ -107,7 +107,7 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class MemoryBankConfig:
-    """Size of the bank and of its retrieval: `slots` K, `heads` H, `top_k` slots kept a row."""
+    """Size of the bank and of its retrieval: `slots` K, `heads` H, `top_k` slots kept per row."""
 
     slots: int = 4096
     heads: int = 8

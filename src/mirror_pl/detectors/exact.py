@@ -1,4 +1,4 @@
-"""How a GPU multiplies float32: in full for what must not be rounded, and for the rest as it is told."""
+"""How a GPU multiplies float32: bank and head in full float32 always, the backbone in TF32 where the user allows it."""
 
 from __future__ import annotations
 

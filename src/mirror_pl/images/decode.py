@@ -124,8 +124,8 @@ _OTHER_PROGRAMS = {"EPS", "WMF", "FPX", "MIC", "BUFR", "GRIB", "HDF5"}
 class _Truncation:
     """Whether Pillow decodes files that end early: it knows one switch for the whole process.
 
-    So that no thread decodes by another one's setting, who refuses them may do so beside others who do; who allows them is
-    alone.
+    No thread may decode by another one's setting. So any number of threads may refuse such files at the same time, and a
+    thread that allows them waits until it is the only one that decodes.
     """
 
     def __init__(self) -> None:

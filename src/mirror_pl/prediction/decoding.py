@@ -34,7 +34,7 @@ _START_S: Final = 120.0
 """By then a process has started, on any machine."""
 _LOOK_S: Final = 0.5
 _STOPPED_S: Final = 2.0
-"""Nobody waits for this long who looks up after `_LOOK_S`."""
+"""A wait of `_LOOK_S` that took longer than this was suspended on the way."""
 _FORKS: Final = sys.platform == "linux"
 
 
@@ -200,7 +200,7 @@ class _Pool:
             process.give(*following)
 
     def _collect(self) -> None:
-        """Wait for an answer, or for a process to be late, and give out what has its turn."""
+        """Wait until a process answers or is late, and hand on the pictures whose turn it is."""
         before = time.monotonic()
         answering = wait([process.pipe for process in self._processes], _LOOK_S)
         if time.monotonic() - before > _STOPPED_S:  # all of this was suspended, with Ctrl-Z say, and no picture is to blame

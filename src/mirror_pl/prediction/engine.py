@@ -20,7 +20,7 @@ from mirror_pl.prediction.pictures import Limits
 
 Batch: TypeAlias = Sequence[tuple[Item, PreparedPicture, Prediction]]
 LARGEST_BATCH: Final = {"cpu": 16, "cuda": 256}
-"""Crops a batch, by kind of device, from which on more bring no speed, as in evaluations; the first for other devices."""
+"""Crops per batch, by kind of device, from which on more bring no speed, as in evaluations; the first for other devices."""
 MOST_WORKERS: Final = 8
 
 
@@ -95,7 +95,7 @@ def device_of(name: str) -> torch.device:
 
 
 def workers_of(number: int | None) -> int:
-    """Return how many processes decode; None is one a core that this process may use, `MOST_WORKERS` at most."""
+    """Return how many processes decode; None is one per core that this process may use, `MOST_WORKERS` at most."""
     if number is not None:
         return number
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

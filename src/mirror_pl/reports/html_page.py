@@ -118,7 +118,7 @@ def _section(
 
 
 def _histograms(runs: Sequence[tuple[int, Result, RunFigures]]) -> list[list[tuple[int, str, charts.Histogram]]]:
-    """Draw all distributions, a row a detector; of a benchmark without subsets, all detectors in one row."""
+    """Draw all distributions, a row per detector; of a benchmark without subsets, all detectors in one row."""
     rows = [
         [(series, part.subset, charts.histogram(part.reals, part.fakes)) for part in found.subsets]
         for series, _, found in runs

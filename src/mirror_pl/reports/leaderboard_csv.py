@@ -41,7 +41,7 @@ def table_csv(board: Leaderboard) -> str:
 
 
 def metrics_csv(board: Leaderboard) -> str:
-    """Return all metrics, with their intervals: a row a detector and subset, then the benchmark's MEAN and POOLED."""
+    """Return all metrics, with their intervals: a row per detector and subset, then the benchmark's MEAN and POOLED."""
     header = ["detector", "benchmark", "subset", "reals", "fakes", "unscored"]
     for name in EXTENDED:
         header += [name, f"{name}_low", f"{name}_high"] if name in RESAMPLED else [name]

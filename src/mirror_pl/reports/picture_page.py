@@ -74,7 +74,7 @@ def picture_page(
         parts: What it shows.
         notes: Words and what they mean, for the end of the page.
         pages: Words and file names of other pages beside this one, to go on to.
-        layout: Of the tiles: "small", one an image; "maps", side by side; "legends", large enough for text in them.
+        layout: Of the tiles: "small", one per image; "maps", side by side; "legends", large enough for text in them.
     """
     return (
         page_templates()

@@ -11,7 +11,7 @@ HEADER: Final = ("Dataset", "Acc", "Real_Acc", "Fake_Acc", "Bal_Acc", "AUC", "AP
 
 
 def published_csv(scores: BenchmarkScores, pooled_row: str | None = None) -> str:
-    """Return the report as CSV text: fractions, one row a subset, then MEAN where there are two rows or more.
+    """Return the report as CSV text: fractions, one row per subset, then MEAN where there are two rows or more.
 
     Beyond what the published script can express: an undefined value is an empty field, and where some row is missing from
     some mean, a row MEAN_ROWS says for each column how many rows entered. Last comes the row over all images together,

@@ -1,4 +1,4 @@
-"""Retrieval by one Triton kernel on CUDA: whether it serves, its launch, and what becomes of the images it leaves over."""
+"""Retrieval by one Triton kernel on CUDA: when it can be used, how it is launched, and how the images left over are done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores on their way to the prediction table: files that only grow, one a process, which outlive the process.
+"""Scores on their way to the prediction table: files that only grow, one per process, which stay when the process ends.
 
 A part begins with `MAGIC` and the key of the run that it belongs to. Then come frames: length and CRC-32 of a payload, and
 the payload, a record batch in Arrow's stream format. A frame is written in one go and synchronised with the disk; what a

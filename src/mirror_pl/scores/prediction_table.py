@@ -1,4 +1,4 @@
-"""The prediction table: one row an image and subset. It is the record; everything reported is computed from it."""
+"""The prediction table: one row per image and subset. It is the record; everything reported is computed from it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def make_table(
     logits: NDArray[np.float32],
     p_fake: NDArray[np.float32],
 ) -> pa.Table:
-    r"""Assemble the table from columns of equal length R, one entry an image and subset.
+    r"""Assemble the table from columns of equal length R, one entry per image and subset.
 
     Args:
         ids: ``(R,)``, of the images; one that several subsets share stands in a row of each.

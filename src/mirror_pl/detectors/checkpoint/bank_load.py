@@ -38,7 +38,7 @@ def load_bank(
         path: A published Phase-1 file, or one that training wrote.
         backbone: Whose features it will be asked about.
         weights: What tells the weights of that backbone from others, as `save_bank` was given it; None does not ask.
-        top_k: Slots kept a row; None keeps as many as when it was trained, or as published where the file does not say.
+        top_k: Slots kept per row; None keeps as many as when it was trained, or as published where the file does not say.
         drop_registers: Keep register tokens away from it; None does as when it was trained, or as published.
 
     Raises:
