@@ -23,14 +23,14 @@ eval: install  ## run the default evaluation; ARGS='benchmark=genimage ...' runs
 demo: install  ## train the miniature and evaluate it: the whole chain in minutes; ARGS='seed=1 ...'
 	$(BIN)/python -m mirror_pl.train experiment=miniature $(ARGS)
 
-test: install  ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: install  ## run the tests, a process for each core
+	$(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 test-slow: install  ## run the long proofs as well
 	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
 
 test-transformers-4: $(VENV)-transformers-4/bin/.installed  ## run the detector's tests under transformers 4.57
-	$(VENV)-transformers-4/bin/python -m pytest tests/detectors tests/integration/test_eval.py $(ARGS)
+	$(VENV)-transformers-4/bin/python -m pytest tests/detectors tests/integration/test_eval.py tests/integration/test_contracts.py $(ARGS)
 
 $(VENV)-transformers-4/bin/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-transformers-4

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # with a process for each core, more threads would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 os.environ["HF_HUB_OFFLINE"] = "1"

@@ -112,6 +112,19 @@ def test_a_command_starts_quickly() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_the_parts_need_neither_hydra_nor_dashboards() -> None:
+    """They are used on machines that have torch and Lightning alone."""
+    absent = "('hydra', 'wandb', 'matplotlib')"
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent})); import mirror_pl;"
+        "data = mirror_pl.BenchmarkDataModule('miniature', num_workers=0);"
+        "module = mirror_pl.DetectorModule(mirror_pl.load_detector('miniature'));"
+        "print(len(data.index), module.recipe[1], mirror_pl.MemoryBankModule.__name__, mirror_pl.TrainingDataModule.__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1:] == ["center", "MemoryBankModule", "TrainingDataModule"]
+
+
 def test_the_detector_needs_neither_hydra_nor_lightning() -> None:
     code = (
         "import sys; from mirror_pl import load_detector; import mirror_pl.retrieval, mirror_pl.images;"
