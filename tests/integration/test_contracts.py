@@ -7,12 +7,13 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 from golden_set import SMALL
-from lightning_contracts import DataModuleContract, ModuleContract
+from lightning_contracts import QUIET, DataModuleContract, ModuleContract
 
 from mirror_pl import BenchmarkDataModule, DetectorModule, MemoryBankModule, TrainingDataModule, load_detector
 from mirror_pl.detectors import DetectorConfig, HeadConfig, LoraConfig, MemoryBankConfig, MirrorDetector
 from mirror_pl.detectors.checkpoint import BackboneSource, load_backbone
 from mirror_pl.detectors.untrained import untrained_detector
+from mirror_pl.errors import CheckpointError
 from mirror_pl.images import AugmentSpec, PreprocessSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -83,6 +84,13 @@ class TestDirectDetectorWhoseBackboneStaysInItsFolder(OfDetector):
     def test_the_checkpoint_is_without_the_backbone(self, tmp_path: Path) -> None:
         _, path = self._fitted(tmp_path)
         assert path.stat().st_size < SMALL.checkpoint.stat().st_size
+
+    def test_another_backbone_is_refused(self, tmp_path: Path) -> None:
+        _, path = self._fitted(tmp_path)
+        detector, source = fresh(bank=False)
+        for other in (None, BackboneSource(source.path, "0" * 64)):
+            with pytest.raises(CheckpointError, match=f"goes with the backbone {source.sha256}"):
+                pl.Trainer(**QUIET).fit(DetectorModule(detector, backbone=other), self.data_module(), ckpt_path=path)
 
 
 class TestMemoryBank(OfDetector):

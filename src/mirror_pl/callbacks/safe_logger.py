@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from lightning.fabric.loggers.logger import _DummyExperiment
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
@@ -71,7 +70,7 @@ class SafeLogger(Logger):
     def experiment(self) -> Any:
         """What the logger writes to; once it has failed, an object that takes everything and does nothing."""
         experiment = self.attempt(lambda: getattr(self.logger, "experiment", None))
-        return _DummyExperiment() if experiment is None else experiment
+        return _Silent() if experiment is None else experiment
 
     @property
     def name(self) -> str | None:
@@ -131,3 +130,13 @@ class SafeLogger(Logger):
 def one_line(error: BaseException) -> str:
     """Say what went wrong in one line, with the error's name where it says no more than that."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+class _Silent:
+    """Takes whatever is called on it, and does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self
+
+    def __call__(self, *_: Any, **__: Any) -> None:
+        """Do nothing."""

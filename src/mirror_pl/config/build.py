@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import lightning as L
 
     from mirror_pl.callbacks.safe_logger import SafeLogger
+    from mirror_pl.data import BenchmarkDataModule
 
 
 def build(node: DictConfig, **kwargs: Any) -> Any:
@@ -47,6 +48,38 @@ def manifest_of(node: Any) -> Manifest:
     """Return the benchmark that a composed config node describes."""
     values: Any = OmegaConf.to_container(node, resolve=True)
     return parse_manifest(without_settings(values))
+
+
+def build_validation(node: DictConfig, num_workers: int | None, index_cache: str | None) -> dict[str, BenchmarkDataModule]:
+    """Build the sets that ``+validation.NAME=FOLDER`` and ``+validation.NAME={benchmark: B, data_root: FOLDER}`` name.
+
+    A folder is read as ``benchmark=folder`` reads it.
+
+    Args:
+        node: The setting.
+        num_workers: Decoding processes; None takes one per core.
+        index_cache: Folder to keep listings in.
+
+    Raises:
+        ConfigError: If an entry is of another form.
+    """
+    from mirror_pl.data import BenchmarkDataModule
+
+    sets = {}
+    plain: Any = OmegaConf.to_container(node, resolve=True)
+    for name, value in plain.items():
+        named = {"benchmark": "folder", "data_root": value} if isinstance(value, str) else value
+        complete = isinstance(named, Mapping) and set(named) == {"benchmark", "data_root"}
+        if not complete or not all(isinstance(part, str) for part in named.values()):
+            forms = "FOLDER, or {benchmark: NAME, data_root: FOLDER}"
+            raise ConfigError(f"validation.{name}: expected {forms}, got {value!r}")
+        try:
+            sets[name] = BenchmarkDataModule(
+                named["benchmark"], named["data_root"], num_workers=num_workers, index_cache=index_cache
+            )
+        except ConfigError as error:
+            raise ConfigError(f"validation.{name}: {error}") from error
+    return sets
 
 
 def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str] = ()) -> L.Trainer:

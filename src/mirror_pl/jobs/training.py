@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mirror_pl.config.build import build, build_trainer
-from mirror_pl.config.validation import build_validation
+from mirror_pl.config.build import build, build_trainer, build_validation
 from mirror_pl.data.benchmark import of_all
 from mirror_pl.detectors.checkpoint import read_checkpoint
 from mirror_pl.detectors.known_backbones import backbone_name

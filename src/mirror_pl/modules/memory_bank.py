@@ -76,7 +76,7 @@ class MemoryBankModule(TrainableModule):
         check_form(loss_form)
         self.orthogonality = orthogonality
         self.loss_form = loss_form
-        self.weights = weights or (None if backbone is None else backbone.sha256)
+        self.weights = weights or self.weights
         slots, width = detector.memory_bank.memory.shape
         self.floor = orthogonality_floor(slots, width, loss_form)
         self.usage = torch.zeros(slots)  # no buffer: DistributedDataParallel would overwrite it with the first process's

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from mirror_pl.data.batch import Batch, Flaw
 from mirror_pl.data.benchmark import of_all
 from mirror_pl.detectors.checkpoint import BackboneSource
+from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
 from mirror_pl.detectors.checkpoint.fit import misfits
 from mirror_pl.detectors.checkpoint.names import our_name, with_our_names
 from mirror_pl.detectors.contract import Detector
@@ -48,7 +49,7 @@ class TrainableModule(L.LightningModule, ABC):
     Args:
         detector: Parts of it are trained, in place.
         optimizer: Makes the optimizer.
-        scheduler: Makes the schedule of the learning rate; None keeps it.
+        scheduler: Makes the schedule of the learning rate.
         backbone: The folder that the frozen backbone's weights come from: checkpoints leave them there. None puts them into
             the checkpoints.
         seed: Of the random numbers drawn in training; 0 or more.
@@ -56,6 +57,7 @@ class TrainableModule(L.LightningModule, ABC):
     Attributes:
         flaws: Images that could not be read and were left out, by id; of this process's share, since it was started.
         origin: Where the training comes from, in plain values: part of the checkpoints.
+        weights: What tells the frozen backbone's weights from others, where that is known.
         began_at: Steps that had been made when the training began, or was gone on with.
     """
 
@@ -63,7 +65,7 @@ class TrainableModule(L.LightningModule, ABC):
         self,
         detector: Detector,
         optimizer: OptimizerFactory,
-        scheduler: SchedulerFactory | None,
+        scheduler: SchedulerFactory,
         backbone: BackboneSource | None,
         seed: int,
     ) -> None:
@@ -74,6 +76,7 @@ class TrainableModule(L.LightningModule, ABC):
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.backbone = backbone
+        self.weights = None if backbone is None else backbone.sha256
         self.seed = seed
         self.flaws: dict[int, Flaw] = {}
         self.origin: dict[str, Any] = {}
@@ -132,8 +135,6 @@ class TrainableModule(L.LightningModule, ABC):
             optimizer = self.optimizer(groups)
             for group in optimizer.param_groups:
                 group["lr"] *= self.learning_rate_factor()
-            if self.scheduler is None:
-                return optimizer
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optimizer and scheduler: {error}") from error
@@ -142,7 +143,6 @@ class TrainableModule(L.LightningModule, ABC):
     """Whether biases and the like are kept from weight decay."""
 
     def _schedule(self, optimizer: Optimizer) -> LRScheduler:
-        assert self.scheduler is not None
         if "steps_per_epoch" not in inspect.signature(self.scheduler).parameters:
             return self.scheduler(optimizer)  # one of torch's
         steps = self.trainer.estimated_stepping_batches
@@ -220,8 +220,15 @@ class TrainableModule(L.LightningModule, ABC):
         """Translate our names into those the installed transformers has, and fill in what was left out.
 
         Raises:
-            CheckpointError: If a tensor does not fit this detector.
+            CheckpointError: If a tensor does not fit this detector, or the checkpoint goes with another backbone.
         """
+        ours = checkpoint.get(CONFIG_KEY) or {}
+        recorded = (ours.get("backbone") or {}).get("sha256") or (ours.get("bank") or {}).get("weights")
+        if recorded is not None and recorded != self.weights:
+            raise CheckpointError(
+                f"the checkpoint goes with the backbone {recorded}, and leaves its weights where they are; this module's is "
+                f"{self.weights or 'not said to be the same'}. Give the same one, as backbone=BackboneSource.of(FOLDER)"
+            )
         mine = self.detector.state_dict()
         for key in _STATES:
             if key not in checkpoint:
@@ -245,7 +252,7 @@ _STATES = ("state_dict", "current_model_state")
 """Where a checkpoint holds tensors; the second where Lightning's WeightAveraging has put an average in the first's place."""
 
 
-def check_factories(optimizer: OptimizerFactory, scheduler: SchedulerFactory | None) -> None:
+def check_factories(optimizer: OptimizerFactory, scheduler: SchedulerFactory) -> None:
     """See that an optimizer and a schedule can be made, before weights are loaded for them.
 
     Raises:
@@ -253,9 +260,8 @@ def check_factories(optimizer: OptimizerFactory, scheduler: SchedulerFactory | N
     """
     try:
         made = optimizer([nn.Parameter(torch.zeros(1))])
-        if scheduler is not None:
-            asks = "steps_per_epoch" in inspect.signature(scheduler).parameters
-            scheduler(made, **({"steps": 1, "steps_per_epoch": 1} if asks else {}))
+        asks = "steps_per_epoch" in inspect.signature(scheduler).parameters
+        scheduler(made, **({"steps": 1, "steps_per_epoch": 1} if asks else {}))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"optimizer and scheduler: {error}") from error
 
