@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mirror_pl.errors import name_list
-from mirror_pl.files import csv_text, path_sha256, printable, storable, whole_file, whole_folder, write_text
+from mirror_pl.files import path_sha256, whole_file, whole_folder, write_text
+from mirror_pl.texts import csv_text, printable, storable
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -13,7 +13,16 @@ import mirror_pl
 
 PACKAGE = Path(mirror_pl.__file__).parent
 COMMANDS = {"eval", "predict", "app", "train", "convert", "check_data", "report", "gallery"}
-SHARED = {"errors", "labels", "files", "locate", "locks", "provenance", "sources"}  # plain modules that know no room
+SHARED = {
+    "errors",
+    "labels",
+    "files",
+    "locate",
+    "locks",
+    "provenance",
+    "sources",
+    "texts",
+}  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.
 ALLOWED = {
@@ -45,7 +54,7 @@ ALLOWED = {
         "app_page",
     },
     **{name: {"config", "jobs"} for name in COMMANDS},
-    **{name: {"errors"} for name in SHARED},
+    **{name: {"errors", "texts"} for name in SHARED},
     "__init__": {"detectors", "data", "modules"},
     "__main__": set(),
 }

@@ -10,6 +10,8 @@ import reprlib
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from mirror_pl.texts import printable
+
 EXIT_COMPLETE = 0
 """Everything asked for was done."""
 EXIT_DEFECT = 1
@@ -74,8 +76,6 @@ class LostProcessError(MirrorError):
 
 def name_list(names: Iterable[str], limit: int = 8) -> str:
     """Join `names` for a message, the first `limit` of them, saying how many are left out; very long ones are cut short."""
-    from mirror_pl.files import printable  # which knows the errors here
-
     names = list(names)
     first = ", ".join(printable(name if len(name) <= 500 else f"{name[:500]}...") for name in names[:limit])
     return first if len(names) <= limit else f"{first}, ... ({len(names) - limit} more)"

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
-import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any
 
 from mirror_pl.errors import OutputError
 
@@ -137,41 +134,6 @@ def open_stored_zip(path: Path) -> zipfile.ZipFile:
     return archive
 
 
-def write_csv(file: TextIO, rows: Iterable[Iterable[object]], end: str = "\n") -> None:
-    """Write rows of texts and numbers as CSV; None is an empty cell.
-
-    Spreadsheets compute what begins like a formula. A text that does, such as the name of a file, which whoever made the
-    file chose, gets an apostrophe; a number stays as it is, also where it is text, and so do several with spaces between.
-    """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\r\n")  # it quotes a text with either of the two only where they end a line
-    for row in rows:
-        writer.writerow([_inert(value) for value in row])
-        file.write(buffer.getvalue()[: -len("\r\n")] + end)
-        buffer.seek(0)
-        buffer.truncate()
-
-
-def csv_text(rows: Iterable[Iterable[object]], end: str = "\n") -> str:
-    """Return what `write_csv` writes."""
-    buffer = io.StringIO()
-    write_csv(buffer, rows, end)
-    return buffer.getvalue()
-
-
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""How a formula may begin, by OWASP's list; the last four are the first four in full width."""
-
-
-def _inert(value: object) -> object:
-    if not (isinstance(value, str) and value.startswith(_FORMULA)):
-        return value
-    try:
-        return value if [*map(float, value.split())] else f"'{value}"
-    except ValueError:
-        return f"'{value}"
-
-
 @cache
 def _sha256_in_state(path: Path, state: tuple[Any, ...]) -> str:
     del state
@@ -210,23 +172,6 @@ def path_state(path: Path) -> tuple[tuple[str | int, ...], ...]:
     except OSError:
         return ()
     return tuple((name, s.st_size, s.st_ino, s.st_mtime_ns, s.st_ctime_ns) for name, s in found)
-
-
-def printable(text: object) -> str:
-    r"""Return a text, such as a path, as a terminal may show it, on one line: what would steer it becomes an escape.
-
-    Those are control characters, line breaks among them (``\n``, ``\x1b``), marks that turn the direction of writing
-    (``\u202e``), and all that `storable` escapes.
-    """
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), storable(text))
-
-
-_STEERING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def storable(path: object) -> str:
-    r"""Return a path as text that is valid UTF-8, for files; bytes of a name that are not become ``\xNN``."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def default_mode() -> int:

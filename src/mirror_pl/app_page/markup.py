@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mirror_pl.app_page.answer import Answer, decision
 from mirror_pl.app_page.uploads import UploadLimits
 from mirror_pl.detectors import Prediction
-from mirror_pl.files import csv_text
+from mirror_pl.texts import csv_text
 
 _PAGE: Final = Path(__file__).with_name("page")
 

@@ -34,8 +34,8 @@ from mirror_pl.errors import (
     MirrorError,
     nearest,
 )
-from mirror_pl.files import printable
 from mirror_pl.locate import config_dir, miniature_dir
+from mirror_pl.texts import printable
 
 HYDRA_VERSION = "1.3"
 """Behaviour asked of Hydra, whichever version is installed."""

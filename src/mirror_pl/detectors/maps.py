@@ -5,24 +5,25 @@ A map is evidence, not a verdict: the head sees means over all tokens only, and 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
+from mirror_pl.detectors.config import DetectorConfig
 from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.prediction import PRECISIONS
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.crops import Crop
 from mirror_pl.images.pictures import PreparedPicture
+from mirror_pl.retrieval import TokenEvidence
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from mirror_pl.detectors.mirror import MirrorDetector
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,21 @@ class TokenMaps:
     patch_px: int
 
 
+class Rebuilds(Protocol):
+    """What is asked of a detector to be mapped; see `MirrorDetector`."""
+
+    config: DetectorConfig
+    training: bool
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return its weights: it is where they are."""
+
+    def reconstruct(self, pixels: Tensor) -> tuple[Tensor, TokenEvidence]:
+        """Rebuild the tokens of a batch."""
+
+
 def token_maps(
-    detector: MirrorDetector, prepared: PreparedPicture, *, batch_size: int = 16, precision: str = "32-true"
+    detector: Rebuilds, prepared: PreparedPicture, *, batch_size: int = 16, precision: str = "32-true"
 ) -> list[TokenMaps]:
     """Map what the bank makes of each patch of a prepared picture.
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import gc
 import warnings
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mirror_pl.detectors.contract import Detector
 
 
 class SplittingScorer:
@@ -26,7 +23,7 @@ class SplittingScorer:
         most_together: Images scored at a time since a batch did not fit; None while every batch has fitted.
     """
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Callable[[Tensor], Verdict]) -> None:
         self.detector = detector
         self.most_together: int | None = None
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import ClassVar, Final, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.out_of_memory import SplittingScorer
+from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.crops import Crop
 from mirror_pl.images.pictures import PreparedPicture
-
-if TYPE_CHECKING:
-    from mirror_pl.detectors.contract import Detector
 
 PRECISIONS: Final = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Of the backbone, by Lightning's names; bank and head compute in float32 always."""
@@ -68,8 +66,21 @@ class Prediction:
         return None if self.logit is None else self.logit > 0
 
 
+class Scores(Protocol):
+    """What is asked of a detector to score pictures; see `Detector`."""
+
+    protocol: ClassVar[CropPolicy]
+    training: bool
+
+    def __call__(self, pixels: Tensor) -> Verdict:
+        """Score a batch."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return its weights: it is where they are."""
+
+
 def predict_all(
-    detector: Detector,
+    detector: Scores,
     pictures: Sequence[PreparedPicture],
     *,
     policy: CropPolicy | None = None,

@@ -15,11 +15,12 @@ from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
 from mirror_pl.config.build import manifest_of
 from mirror_pl.config.schema import CheckDataSettings, read_settings
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
-from mirror_pl.files import storable, write_text
+from mirror_pl.files import write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.data_check import DataCheck, print_check
 from mirror_pl.sources import ImageSource
+from mirror_pl.texts import storable
 
 NOT_LOOKED_FOR = ("miniature", "folder")
 """Options of ``benchmark=`` that are no public benchmark."""

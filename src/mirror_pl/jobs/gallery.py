@@ -18,7 +18,7 @@ from mirror_pl.config.schema import EvalSettings, GallerySettings, check_setting
 from mirror_pl.detectors import CropPolicy, MirrorDetector
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
-from mirror_pl.files import printable, whole_folder, write_text
+from mirror_pl.files import whole_folder, write_text
 from mirror_pl.images import UndecodableImageError
 from mirror_pl.images.pictures import prepare
 from mirror_pl.jobs.dependencies import weights_of
@@ -30,6 +30,7 @@ from mirror_pl.reports.gallery_choice import GalleryImage, choose
 from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
 from mirror_pl.reports.map_picture import MAPS, number, overlay, own_range
 from mirror_pl.reports.picture_page import Card, Part, Section, Tile, embedded, picture_page
+from mirror_pl.texts import printable
 
 SIDE_PX: Final = 288
 """Longer side of a picture in the page: sharp on most screens at the size that it is shown at."""

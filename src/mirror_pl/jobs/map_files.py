@@ -13,12 +13,13 @@ from PIL import Image
 from mirror_pl.detectors import Detector, MirrorDetector, Prediction
 from mirror_pl.detectors.maps import TokenMaps, token_maps
 from mirror_pl.errors import ConfigError, OutputError
-from mirror_pl.files import printable, storable, whole_file, write_text
+from mirror_pl.files import whole_file, write_text
 from mirror_pl.images import UndecodableImageError, decode
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.reports.map_picture import MAPS, MapLayer, draw_map
 from mirror_pl.reports.picture_page import Card, Part, Section, Tile, beside, picture_page
 from mirror_pl.sources import ImageSource
+from mirror_pl.texts import printable, storable
 
 if TYPE_CHECKING:
     from mirror_pl.prediction.engine import Batch

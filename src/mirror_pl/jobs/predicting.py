@@ -17,7 +17,6 @@ from mirror_pl.config.build_detector import build_detector, build_policy, is_min
 from mirror_pl.config.schema import PredictSettings, read_settings
 from mirror_pl.detectors.prediction import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
-from mirror_pl.files import printable, storable
 from mirror_pl.jobs.clock import Clock
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
 from mirror_pl.jobs.map_files import MapFolder, check_map_folder
@@ -38,6 +37,7 @@ from mirror_pl.prediction import (
 from mirror_pl.prediction.engine import LARGEST_BATCH
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import print_plain
+from mirror_pl.texts import printable, storable
 
 if TYPE_CHECKING:
     import torch

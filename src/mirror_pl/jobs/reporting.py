@@ -16,7 +16,7 @@ from rich.progress import track
 
 from mirror_pl.config.schema import ReportSettings, read_settings
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list, nearest
-from mirror_pl.files import printable, whole_folder, write_text
+from mirror_pl.files import whole_folder, write_text
 from mirror_pl.jobs.thumbnails import Thumbnails
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.detector_names import latest_runs, name_detectors
@@ -31,6 +31,7 @@ from mirror_pl.reports.report_notes import notes_on_detectors, notes_on_images, 
 from mirror_pl.reports.run_figures import RunFigures, run_figures
 from mirror_pl.reports.shared_threshold import SharedThreshold, apply_to, fit_on
 from mirror_pl.scores.paired import compare, compare_many
+from mirror_pl.texts import printable
 
 Chosen = Mapping[tuple[str, str], GatheredRun]
 """The run that counts, by benchmark and detector's label, in the order of the report."""

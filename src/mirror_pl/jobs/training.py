@@ -18,7 +18,6 @@ from mirror_pl.data.benchmark import of_all
 from mirror_pl.detectors.checkpoint import read_checkpoint
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
-from mirror_pl.files import printable
 from mirror_pl.jobs.dashboards import dashboards, show_facts
 from mirror_pl.jobs.detector_phase import BEST_FILE, LAST_FILE, DetectorPhase, ProbePhase
 from mirror_pl.jobs.memory_phase import MemoryPhase
@@ -27,6 +26,7 @@ from mirror_pl.labels import FAKE, REAL
 from mirror_pl.modules.trainable import check_factories
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain
+from mirror_pl.texts import printable
 
 if TYPE_CHECKING:
     import lightning as L

@@ -27,7 +27,8 @@ from mirror_pl.detectors.checkpoint.fit import misfits
 from mirror_pl.detectors.checkpoint.names import our_name, with_our_names
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.errors import CheckpointError, ConfigError, DataError, OutputError
-from mirror_pl.files import printable, write_text
+from mirror_pl.files import write_text
+from mirror_pl.texts import printable
 
 OptimizerFactory = Callable[..., Optimizer]
 """Makes an optimizer of parameter groups: ``partial(torch.optim.AdamW, lr=1e-4)``, or ``_partial_: true`` in a config."""

@@ -20,11 +20,11 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Final, TypeAlias
 
 from mirror_pl.errors import LostProcessError
-from mirror_pl.files import printable
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.pictures import Limits, prepare_item
+from mirror_pl.texts import printable
 
 Prepared: TypeAlias = tuple[Item, PreparedPicture]
 

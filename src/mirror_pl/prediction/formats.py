@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirror_pl.errors import ConfigError, nearest
-from mirror_pl.files import write_csv
 from mirror_pl.prediction.rows import Row
+from mirror_pl.texts import write_csv
 
 Writer = Callable[[Path, Iterable[Row], Sequence[str]], None]
 

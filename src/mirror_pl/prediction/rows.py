@@ -11,8 +11,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 
 from mirror_pl.detectors import Prediction
-from mirror_pl.files import storable
 from mirror_pl.prediction.inputs import Item
+from mirror_pl.texts import storable
 
 Row: TypeAlias = Mapping[str, Any]
 

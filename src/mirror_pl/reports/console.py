@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from mirror_pl.benchmarks import BenchmarkIndex
-from mirror_pl.files import printable
 from mirror_pl.reports.deltas import Delta
 from mirror_pl.reports.published_csv import HEADER
 from mirror_pl.scores import METRICS, BenchmarkScores, SubsetScores
+from mirror_pl.texts import printable
 
 
 def print_report(index: BenchmarkIndex, scores: BenchmarkScores, compared: Sequence[Delta], console: Console) -> None:

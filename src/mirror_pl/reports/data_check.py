@@ -13,9 +13,9 @@ from rich.text import Text
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.benchmarks.inspect import SubsetFiles
 from mirror_pl.errors import name_list
-from mirror_pl.files import printable
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports.console import print_left_out, print_plain
+from mirror_pl.texts import printable
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirror_pl.benchmarks import PublishedNumber
-from mirror_pl.files import csv_text
+from mirror_pl.texts import csv_text
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from mirror_pl.files import printable
 from mirror_pl.reports.gathered_runs import GatheredRun
+from mirror_pl.texts import printable
 
 SETTINGS = ("tf32", "perturbation")
 """Settings that move scores, and are part of what a detector is here."""

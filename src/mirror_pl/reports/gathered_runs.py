@@ -20,12 +20,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from mirror_pl.errors import DataError, name_list
-from mirror_pl.files import printable, storable
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.reports.run_folder import SCHEMA_VERSION
 from mirror_pl.scores import SCHEMA, read_table
 from mirror_pl.scores.columns import Columns, columns
 from mirror_pl.scores.parts import count_scored
+from mirror_pl.texts import printable, storable
 
 
 @dataclass(frozen=True)

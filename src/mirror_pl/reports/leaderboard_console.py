@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mirror_pl.files import printable
 from mirror_pl.reports.console import print_plain
 from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, by_number
 from mirror_pl.reports.number_format import bracket, level_name, p_value, percent, signed
 from mirror_pl.reports.report_notes import PARTIAL
+from mirror_pl.texts import printable
 
 
 def print_leaderboard(board: Leaderboard, console: Console) -> None:

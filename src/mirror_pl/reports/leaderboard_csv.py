@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final
 
-from mirror_pl.files import csv_text
 from mirror_pl.reports.leaderboard import EVERYTHING, Estimate, GroupMean, Leaderboard, Result, Row
 from mirror_pl.scores.bootstrap import RESAMPLED
 from mirror_pl.scores.extended import EXTENDED
+from mirror_pl.texts import csv_text
 
 SCHEMA_VERSION: Final = 1
 """Of ``report.json``."""

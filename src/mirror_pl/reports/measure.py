@@ -9,7 +9,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.benchmarks import published_for
-from mirror_pl.files import printable
 from mirror_pl.reports.deltas import deltas
 from mirror_pl.reports.detector_names import DetectorName
 from mirror_pl.reports.gathered_runs import GatheredRun
@@ -17,6 +16,7 @@ from mirror_pl.reports.leaderboard import Estimate, Result, Row
 from mirror_pl.scores.bootstrap import bootstrap, interval
 from mirror_pl.scores.extended import extended_scores
 from mirror_pl.scores.metrics import POOLED
+from mirror_pl.texts import printable
 
 
 def measure(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from mirror_pl.files import csv_text
 from mirror_pl.scores import METRICS, BenchmarkScores
+from mirror_pl.texts import csv_text
 
 HEADER: Final = ("Dataset", "Acc", "Real_Acc", "Fake_Acc", "Bal_Acc", "AUC", "AP")
 

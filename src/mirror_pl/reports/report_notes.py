@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from mirror_pl.errors import name_list
-from mirror_pl.files import printable
 from mirror_pl.reports.detector_names import PUBLISHED_PROTOCOL, DetectorKey, DetectorName, key_of
 from mirror_pl.reports.gathered_runs import GatheredRun
 from mirror_pl.reports.leaderboard import GROUPS, Benchmark, IncompleteRun, Result, group_mean, grouped
+from mirror_pl.texts import printable
 
 PARTIAL = "†"
 """Marks a mean over less than all that it should be a mean over."""

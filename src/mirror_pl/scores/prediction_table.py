@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from mirror_pl.files import storable, whole_file
+from mirror_pl.files import whole_file
+from mirror_pl.texts import storable
 
 
 class Status(IntEnum):
