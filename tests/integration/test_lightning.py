@@ -17,6 +17,7 @@ import torch
 from golden_set import SMALL
 from interruptions import Stopped
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.tuner import Tuner
 
 import mirror_pl
 from mirror_pl import BenchmarkDataModule, DetectorModule, TrainingDataModule, load_detector
@@ -132,11 +133,17 @@ def test_fit_then_load_gives_the_same_scores(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_goes_on_with_the_same_data_only(tmp_path: Path) -> None:
-    whole = trainer(max_epochs=1, enable_checkpointing=True)
+    saving = ModelCheckpoint(tmp_path, filename="mid", every_n_train_steps=3)
+    whole = trainer(saving, max_epochs=1, enable_checkpointing=True)
     whole.fit(module(), training())
     whole.save_checkpoint("end.ckpt")
     with pytest.raises(DataError, match="the checkpoint was made with another batch_size, seed"):
+        trainer(max_epochs=2).fit(module(), training(batch_size=3, seed=1), ckpt_path="mid.ckpt")
+    with pytest.raises(DataError, match="the checkpoint was made with another seed"):
         trainer(max_epochs=2).fit(module(), training(batch_size=3, seed=1), ckpt_path="end.ckpt")
+    rest = trainer(max_epochs=2)
+    rest.fit(module(), training(batch_size=3), ckpt_path="end.ckpt")
+    assert rest.global_step == 5 + 7, "with other batches, from the second epoch on"
     other = DetectorModule(load_detector("miniature", merge=False))
     with pytest.raises(CheckpointError, match="does not fit this detector"):
         trainer(max_epochs=2).fit(other, training(), ckpt_path="end.ckpt")
@@ -162,6 +169,28 @@ def test_the_usual_settings_and_callbacks_work(tmp_path: Path) -> None:
     assert run.current_epoch == 2, "nothing is learnt, so the second validation is no better"
     with pytest.raises(ConfigError, match="give the Trainer max_epochs or max_steps"):
         trainer(max_epochs=-1).fit(module(), train)
+
+
+def test_lightnings_tuner_finds_batch_size_and_learning_rate() -> None:
+    data, run = training(batch_size=2), trainer(max_epochs=1)
+    assert Tuner(run).scale_batch_size(module(), datamodule=data, max_trials=2, steps_per_trial=1) == data.batch_size == 4
+    tuned = module()
+    found = Tuner(run).lr_find(tuned, datamodule=data, num_training=10, min_lr=1e-6, max_lr=1e-2)
+    assert found is not None
+    assert len(found.results["loss"]) > 1
+    assert tuned.lr == found.suggestion(), "none, where the loss does not fall"
+    tuned.lr = 0.01
+    used: list[float] = []
+    optimizer = tuned.configure_optimizers
+
+    def spy() -> Any:
+        made: Any = optimizer()
+        used.extend(group["initial_lr"] for group in made["optimizer"].param_groups)
+        return made
+
+    tuned.configure_optimizers = spy  # type: ignore[method-assign]
+    trainer(max_epochs=1).fit(tuned, data)
+    assert used == [0.01, 0.01]
 
 
 def test_an_average_of_the_weights_is_what_is_saved_and_is_gone_on_with(tmp_path: Path) -> None:

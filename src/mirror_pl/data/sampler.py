@@ -210,7 +210,8 @@ class TrainingLoader(DataLoader[Batch]):
     def state_dict(self) -> dict[str, int]:
         """Return epoch and batch that the next batch is."""
         epoch, batch = self._place or self.sampler.place
-        return {"epoch": epoch, "batch": batch}
+        ended, batch = divmod(batch, len(self.sampler))
+        return {"epoch": epoch + ended, "batch": batch}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on from a state.

@@ -187,11 +187,13 @@ class TrainingDataModule(L.LightningDataModule):
         """
         if self.trainer is None or self.trainer.state.fn != "fit":
             return
-        mine = self.identity()
+        mine, following = self.identity(), state.get("next") or {"epoch": 0, "batch": 0}
+        if not following["batch"]:  # from the beginning of an epoch on, batches may be of another size
+            del mine["batch_size"]
         changed = [key for key in mine if state.get(key) != mine[key]]
         if changed:
             raise DataError(f"the checkpoint was made with another {name_list(changed)}; give the same, or start anew")
-        self._place = state.get("next")
+        self._place = following
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of this process's shares of the batches.

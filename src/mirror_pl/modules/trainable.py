@@ -59,6 +59,7 @@ class TrainableModule(L.LightningModule, ABC):
         flaws: Images that could not be read and were left out, by id; of this process's share, since it was started.
         origin: Where the training comes from, in plain values: part of the checkpoints.
         weights: What tells the frozen backbone's weights from others, where that is known.
+        lr: A learning rate in place of the optimizer's, before the schedule; Lightning's learning rate finder sets it.
         began_at: Steps that had been made when the training began, or was gone on with.
     """
 
@@ -81,6 +82,7 @@ class TrainableModule(L.LightningModule, ABC):
         self.seed = seed
         self.flaws: dict[int, Flaw] = {}
         self.origin: dict[str, Any] = {}
+        self.lr: float | None = None
         self.began_at = 0
 
     @abstractmethod
@@ -135,7 +137,7 @@ class TrainableModule(L.LightningModule, ABC):
         try:
             optimizer = self.optimizer(groups)
             for group in optimizer.param_groups:
-                group["lr"] *= self.learning_rate_factor()
+                group["lr"] = self.lr or group["lr"] * self.learning_rate_factor()
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule(optimizer), "interval": "step"}}
         except (TypeError, ValueError) as error:
             raise ConfigError(f"optimizer and scheduler: {error}") from error
