@@ -35,7 +35,7 @@ ALLOWED = {
     "prediction": {"images", "benchmarks", "detectors"},
     "data": {"images", "scores", "benchmarks", "detectors"},
     "modules": {"data", "images", "scores", "benchmarks", "detectors"},
-    "callbacks": {"modules", "data", "scores"},
+    "callbacks": {"modules", "data", "scores", "detectors"},
     "reports": {"scores", "benchmarks"},
     "app_page": {"detectors", "images", "reports"},
     "config": {"scores", "benchmarks", "detectors", "data", "callbacks"},

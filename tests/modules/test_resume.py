@@ -14,11 +14,12 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from golden_set import SMALL
-from interruptions import Stopped
+from interruptions import Stopped, stopped_after_saves
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from mirror_pl import DetectorModule, MemoryBankModule, TrainingDataModule, load_detector
+from mirror_pl.callbacks import ResumePoint, WholeFiles
 from mirror_pl.detectors import DetectorConfig, MemoryBankConfig
 from mirror_pl.detectors.checkpoint import BackboneSource, load_backbone
 from mirror_pl.detectors.untrained import untrained_detector
@@ -53,14 +54,19 @@ def module(phase: str) -> pl.LightningModule:
 
 
 def fit(
-    folder: Path, phase: str, workers: int, accumulate: int, *callbacks: pl.Callback, every: int = 1
+    folder: Path, phase: str, workers: int, accumulate: int, *callbacks: pl.Callback, every: int = 1, own: bool = False
 ) -> dict[str, Tensor]:
     """Train three epochs, going on from what is in the folder; return what was learnt."""
     validation = {"mine": SMALL.data_root / "WildRF"} if phase == "detector" else None
     data = TrainingDataModule(root=SMALL.data_root / "WildRF", batch_size=4, num_workers=workers, validation=validation)
-    saving = ModelCheckpoint(folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False)
+    saving: Any = ModelCheckpoint(
+        folder, save_last=True, save_top_k=0, every_n_train_steps=every, enable_version_counter=False
+    )
+    if own:
+        best = ModelCheckpoint(folder, "best", "val/bal_acc", mode="max", enable_version_counter=False)
+        saving, callbacks = ResumePoint(folder, every), (*callbacks, best)
     trainer = pl.Trainer(
-        max_epochs=3, accumulate_grad_batches=accumulate, callbacks=[saving, *callbacks], accelerator="cpu", logger=False,
+        max_epochs=3, accumulate_grad_batches=accumulate, callbacks=[*callbacks, saving], plugins=[WholeFiles()], accelerator="cpu", logger=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     one: Any = module(phase)
@@ -87,6 +93,24 @@ def test_stopped_anywhere(tmp_path: Path, phase: str, workers: int, accumulate: 
         with pytest.raises(Stopped):
             fit(tmp_path / f"after{stop}", phase, workers, accumulate, StopAfter(stop))
         assert_equal(fit(tmp_path / f"after{stop}", phase, workers, accumulate), expected)
+
+
+@pytest.mark.parametrize(("accumulate", "chains"), [(1, ((5,), (5, 1, 4))), (2, ((3,), (4, 1, 1)))])
+def test_stopped_again_and_again_after_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, chains: tuple[tuple[int, ...], ...]
+) -> None:
+    """By the callback of the commands; also at an epoch's end, where Lightning's own would miss a validation: best.ckpt too."""
+    expected = fit(tmp_path / "whole", "detector", 0, accumulate, own=True)
+    best = torch.load(tmp_path / "whole/best.ckpt", weights_only=True)
+    for chain in chains:
+        folder = tmp_path / str(chain)
+        for saves in chain:
+            with stopped_after_saves(monkeypatch, saves):
+                fit(folder, "detector", 0, accumulate, own=True)
+        assert_equal(fit(folder, "detector", 0, accumulate, own=True), expected)
+        again = torch.load(folder / "best.ckpt", weights_only=True)
+        assert again["global_step"] == best["global_step"]
+        assert_equal(again["state_dict"], best["state_dict"])
 
 
 @pytest.mark.slow  # ten processes for each, that start anew

@@ -95,6 +95,8 @@ def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str]
     """
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from mirror_pl.callbacks import WholeFiles
+
     for name in ("lightning.pytorch", "lightning.fabric"):  # remarks on devices, and advertisements
         logging.getLogger(name).setLevel(logging.WARNING)
     # What is logged has been summed over the processes already.
@@ -108,7 +110,11 @@ def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str]
     progress_bar = "progress" in cfg.callbacks  # otherwise Lightning would add one of its own
     try:
         trainer: L.Trainer = build(
-            cfg.trainer, callbacks=[*callbacks, *more], logger=loggers or False, enable_progress_bar=progress_bar
+            cfg.trainer,
+            callbacks=[*callbacks, *more],
+            plugins=[WholeFiles()],
+            logger=loggers or False,
+            enable_progress_bar=progress_bar,
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         settings = ", ".join(f"{key}={cfg.trainer[key]}" for key in ("accelerator", "devices", "strategy", "precision"))

@@ -13,7 +13,7 @@ from typing import Any, Final
 from mirror_pl.errors import ConfigError, nearest
 
 _BY_MODULE: Final = {
-    "mirror_pl.callbacks": ("ProgressLog",),
+    "mirror_pl.callbacks": ("ProgressLog", "ResumePoint"),
     "mirror_pl.data": ("BenchmarkDataModule", "TrainingDataModule"),
     "mirror_pl.images": ("AugmentSpec",),
     "mirror_pl.modules": ("DetectorModule", "MemoryBankModule"),

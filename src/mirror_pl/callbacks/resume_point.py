@@ -1,0 +1,66 @@
+"""What a stopped training goes on from: a checkpoint every so many steps, never between an epoch and its validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from mirror_pl.detectors.checkpoint.torch_file import save_torch
+from mirror_pl.errors import ConfigError
+
+
+class ResumePoint(Checkpoint):
+    """Saves ``last.ckpt`` every so many steps and at the end of each epoch, in place of the one before.
+
+    Lightning's ModelCheckpoint saves after an epoch's last batch too, and Lightning does not make up for a validation that a
+    training stopped there has missed: the best detector might be that of another epoch.
+
+    Args:
+        folder: Where the file goes.
+        every_n_train_steps: Steps from one to the next.
+
+    Raises:
+        ConfigError: If that is less than 1.
+    """
+
+    def __init__(self, folder: str | Path, every_n_train_steps: int) -> None:
+        if every_n_train_steps < 1:
+            raise ConfigError(f"save_every_steps must be at least 1, got {every_n_train_steps}")
+        self.path = Path(folder) / "last.ckpt"
+        self.every = every_n_train_steps
+        self._saved_at = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the step that a training is gone on with as saved: gradients that accumulate after it would be lost."""
+        self._saved_at = trainer.global_step
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Save, if it is time; of accumulated batches, after the last one."""
+        is_new = trainer.global_step != self._saved_at
+        if is_new and not trainer.global_step % self.every and not trainer.is_last_batch:
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save what the epoch and its validation came to."""
+        self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        self._saved_at = trainer.global_step
+        trainer.save_checkpoint(self.path)
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, on whatever disk; a full disk is an OutputError, and leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint in place of one that is there.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        del storage_options  # of remote file systems, which a run folder is not on
+        save_torch(Path(path), checkpoint, replace=True)
