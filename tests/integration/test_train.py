@@ -104,7 +104,7 @@ def test_the_loss_falls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("saves", [1, 3, 5])
 def test_a_stopped_run_goes_on_to_the_same_weights(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], saves: int
 ) -> None:
     output = tmp_path / "run"
     with stopped_after_saves(monkeypatch, saves):
@@ -117,6 +117,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     train(output, "optimizer.lr=1e-3", "resume=true")
     assert equal(bank_of(output), bank_of(trained))
     assert json.loads((output / "run.json").read_text())["resumed_after"] == 2 * saves
+    assert f"Resumed after step {2 * saves}." in capsys.readouterr().out
     with pytest.raises(ConfigError, match="is complete; there is nothing to go on with"):
         train(output, "optimizer.lr=1e-3", "resume=true")
 

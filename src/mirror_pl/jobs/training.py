@@ -77,11 +77,12 @@ def run(cfg: DictConfig) -> None:
         module: TrainableModule = build(
             cfg.module, detector=phase.detector, seed=settings.seed, **factories, **phase.module_settings()
         )
-        if resumed:
-            read_checkpoint(last, "resume")
+        before = read_checkpoint(last, "resume").training if resumed else {}
         if folder:
             folder.hold_to({**weights, **data.identity()}, started)
             _announce(phase, images, cfg, console)
+            if resumed:
+                print_plain(f"Resumed after step {before.get('step', 0):,}.", console)
         phase.prepare(data, trainer)
         if not resumed:
             phase.begin(data, trainer.strategy.root_device)
