@@ -175,3 +175,12 @@ def test_the_commands_of_the_pages_compose(name: str) -> None:
         while words and "=" not in words[0]:  # a path, which a command may begin with
             words.pop(0)
         compose(command, words)
+
+
+def test_what_a_target_refuses_is_said_in_its_own_words() -> None:
+    """Hydra's error names the target alone."""
+    cfg = compose("train", ["augment.crop_px=336"])
+    with pytest.raises(ConfigError, match=r"^augment\.rescale_px must be \[smallest, largest\]"):
+        build(cfg.augment)
+    with pytest.raises(ConfigError, match="unexpected keyword argument 'sizes'"):
+        build(compose("train", ["+augment.sizes=336"]).augment)

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
+from detector_files import save_checkpoint
 from golden_set import SMALL
 from safetensors.torch import load_file, save_file
 
@@ -22,7 +23,7 @@ from mirror_pl.config import build_detector as build
 from mirror_pl.config.command import compose
 from mirror_pl.config.schema import EvalSettings, read_settings
 from mirror_pl.detectors import MirrorDetector, load_detector
-from mirror_pl.detectors.checkpoint import BackboneSource, save_checkpoint
+from mirror_pl.detectors.checkpoint import BackboneSource
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.jobs.evaluation import run
 

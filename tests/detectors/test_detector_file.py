@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detector_files import save_checkpoint
 from golden_set import SMALL, GoldenSet
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,7 +26,6 @@ from mirror_pl.detectors.checkpoint import (
     load_backbone,
     read_checkpoint,
     read_detector,
-    save_checkpoint,
     save_folder,
 )
 from mirror_pl.detectors.known_backbones import known_backbone

@@ -9,11 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import torch
+from detector_files import save_checkpoint
 from golden_set import SMALL
 
 from mirror_pl.config.command import compose
 from mirror_pl.detectors import load_detector
-from mirror_pl.detectors.checkpoint import BackboneSource, backbone_sha256, read_checkpoint, save_checkpoint
+from mirror_pl.detectors.checkpoint import BackboneSource, backbone_sha256, read_checkpoint
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.files import path_sha256
 from mirror_pl.jobs.conversion import run as run_convert

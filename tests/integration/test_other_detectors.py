@@ -7,16 +7,24 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from baseline_set import TOLERANCE, BaselineSet
+import torch
+from baseline_set import TOLERANCE, BaselineSet, logits_of
 from golden_set import SMALL
+from PIL import Image
 from sweeps import Call
 
 from mirror_pl.config.command import compose
+from mirror_pl.detectors import load_detector
+from mirror_pl.detectors.baselines import load_baseline
+from mirror_pl.detectors.checkpoint.names import is_adapter, our_name
+from mirror_pl.detectors.linear_detector import LinearDetector
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.jobs import conversion, evaluation, gallery, predicting, training
 from mirror_pl.locate import miniature_dir
+from mirror_pl.modules import DetectorModule
 
 NAMES = ("univfd", "dda", "bfree")
 TITLES = {"univfd": "UnivFD", "dda": "DDA", "bfree": "B-Free"}
@@ -174,8 +182,13 @@ def test_what_cannot_be_is_said(settings: list[str], message: str, weights: Path
 def test_what_is_for_mirror_alone(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no MIRROR"):
         conversion.run(compose("convert", [f"input={weights}/DDA_ckpt.pth", f"output={tmp_path}/no"]))
-    with pytest.raises(ConfigError, match="detector=dda: there is no training for it here"):
-        training.run(compose("train", ["phase=detector", "detector=dda", f"data.root={SMALL.data_root}"]))
+    start = ["detector=dda", f"checkpoint={weights}/DDA_ckpt.pth", f"data.root={SMALL.data_root}"]
+    with pytest.raises(ConfigError, match="phase=probe learns detector=linear_probe"):
+        training.run(compose("train", ["phase=probe", *start, "detector=dda"]))
+    with pytest.raises(ConfigError, match=r"phase\.rope_rescale: detector=dda has no RoPE"):
+        training.run(compose("train", ["phase=detector", *start, "phase.rope_rescale=2.0"]))
+    with pytest.raises(ConfigError, match="checkpoint: phase=memory does not use it"):
+        training.run(compose("train", ["phase=memory", *start]))
     Path("a.jpg").write_bytes(SMALL.data_root.joinpath(SMALL.rows()[0]["path"]).read_bytes())
     with pytest.raises(ConfigError, match="maps: this detector has no memory bank"):
         settings = ["input=[a.jpg]", "output=out.csv", f"maps={tmp_path}/maps", "device=cpu"]
@@ -185,3 +198,71 @@ def test_what_is_for_mirror_alone(weights: Path, tmp_path: Path) -> None:
     gallery.run(compose("gallery", [f"runs=[{tmp_path}/run]", f"output_dir={tmp_path}/gallery", "count=1"]))
     with pytest.raises(ConfigError, match="maps: this detector has no memory bank"):
         gallery.run(compose("gallery", [f"runs=[{tmp_path}/run]", f"output_dir={tmp_path}/no", "count=1", "maps=true"]))
+
+
+CROPS = {"univfd": 224, "dda": 336, "bfree": 504}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_trained_further(name: str, weights: Path, tmp_path: Path) -> None:
+    """From its published files: head and adapters learn, nothing else; the result scores alike in every way it is loaded."""
+    data = _images(tmp_path)
+    start = {"dda": "DDA_ckpt.pth", "univfd": "fc_weights.pth", "bfree": "BFREE_dino2reg4"}[name]
+    output = tmp_path / "run"
+    settings = [
+        "phase=detector", *arguments(name, weights), f"checkpoint={weights / start}", f"data.root={data}", f"output_dir={output}",
+        f"augment.crop_px={CROPS[name]}", "augment.rescale_px=[504,600]", f"+validation.own={data}", "phase.epochs=2", "batch_size=4", "optimizer.lr=1",
+        "trainer.accelerator=cpu", "num_workers=0", "logger=none", "~callbacks.progress", f"paths.outputs={tmp_path}",
+        "phase.gradient_checkpointing=true",
+    ]  # fmt: skip
+    training.run(compose("train", settings))
+    before = _loaded(name, weights, weights / start)
+    after = load_baseline(name, output / "last.ckpt", merge=False)
+    was, now = ({our_name(n): t for n, t in d.state_dict().items()} for d in (before, after))
+    changed = {key for key in was if not torch.equal(was[key], now[key])}
+    assert {"head.weight", "head.bias"} <= changed
+    assert all(key.startswith("head.") or is_adapter(key) for key in changed)
+    adapters = [key for key in now if key.endswith(".lora_b")]
+    assert adapters
+    assert all(bool(now[key].any()) for key in adapters)
+    pictures = sorted(data.rglob("*.png"))[:3]
+    merged = load_baseline(name, output / "last.ckpt")
+    assert type(merged) is type(after)
+    torch.testing.assert_close(logits_of(merged, pictures), logits_of(after, pictures), rtol=1e-4, atol=1e-4)
+    module = DetectorModule.load_from_checkpoint(output / "last.ckpt")
+    assert torch.equal(logits_of(module.detector, pictures), logits_of(after, pictures))  # type: ignore[arg-type]
+    assert not torch.allclose(logits_of(before, pictures), logits_of(after, pictures), atol=1e-2)
+    # Evaluated without the published files, which it no longer needs.
+    command = [f"detector={name}", f"checkpoint={output}/best.ckpt", "benchmark=folder", f"data_root={data}"]
+    evaluation.run(compose("eval", [*command, f"output_dir={tmp_path}/eval", *eval_arguments(name, weights, tmp_path)[-3:]]))
+    figures, trained = (json.loads(file.read_text()) for file in (tmp_path / "eval/metrics.json", output / "run.json"))
+    assert figures["mean"]["bal_acc"] == pytest.approx(trained["best"]["bal_acc"]["own"])
+    with pytest.raises(
+        CheckpointError, match=f"holds '{TITLES[name]}', no MIRROR; other detectors are loaded with detector="
+    ):
+        load_detector(output / "last.ckpt")
+    other = NAMES[NAMES.index(name) - 1]
+    with pytest.raises(CheckpointError, match=f"holds another detector; give detector={name}"):
+        load_baseline(other, output / "last.ckpt")
+    # And further still: a file of ours is a start like the published one.
+    training.run(
+        compose("train", [*settings, f"checkpoint={output}/last.ckpt", f"output_dir={tmp_path}/again", "phase.epochs=1"])
+    )
+    assert json.loads((tmp_path / "again/run.json").read_text())["started_from"] == f"{output}/last.ckpt"
+
+
+def _images(folder: Path) -> Path:
+    """Bright fakes and dark reals, of noise."""
+    rng = np.random.default_rng(0)
+    for number in range(8):
+        pixels = rng.integers(0, 128, (520, 520, 3), np.uint8) + np.uint8(100 * (number % 2))
+        path = folder / "images" / ("0_real", "1_fake")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder / "images"
+
+
+def _loaded(name: str, weights: Path, start: Path) -> LinearDetector:
+    size = {} if name == "univfd" else {"size": BaselineSet(name).size}
+    folder = {"backbone_folder": weights / "clip-vit-large-patch14"} if name == "univfd" else {}
+    return load_baseline(name, start, merge=False, **size, **folder)

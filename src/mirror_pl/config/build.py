@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from mirror_pl.benchmarks import Manifest, parse_manifest, without_settings
 from mirror_pl.config.schema import literal
 from mirror_pl.config.trusted import check_targets
-from mirror_pl.errors import ConfigError
+from mirror_pl.errors import ConfigError, MirrorError
 
 if TYPE_CHECKING:
     import lightning as L
@@ -30,12 +31,19 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
     """Build the object that a config node describes by its ``_target_``, with plain Python values only.
 
     Raises:
-        ConfigError: If a ``_target_`` in it is not trusted, see `check_targets`.
+        ConfigError: If a ``_target_`` in it is not trusted, see `check_targets`, or cannot be built with these values.
     """
     plain: Any = OmegaConf.to_container(node, resolve=True)
     check_targets(plain)
     # Hydra resolves once more: hence `literal`. It must not see kwargs, whose dataclasses it would turn into configs.
-    made = instantiate(literal(plain), _convert_="all", _partial_=True)
+    try:
+        made = instantiate(literal(plain), _convert_="all", _partial_=True)
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, MirrorError):  # says more than Hydra's, which is about its target
+            raise cause from error
+        where = f"{key}: " if (key := getattr(error, "full_key", "")) else ""
+        raise ConfigError(f"{where}{cause or error}") from error
     return partial(made, **kwargs) if plain.get("_partial_") else made(**kwargs)
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror_pl.config.schema import BackboneSettings, DetectorSettings
+from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, DetectorSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
-from mirror_pl.detectors.baselines import BASELINES, load_baseline
+from mirror_pl.detectors.baselines import BASELINES, holds_all, load_baseline
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source
 from mirror_pl.detectors.config import from_mapping
 from mirror_pl.detectors.known_backbones import known_backbone
-from mirror_pl.detectors.linear_detector import VitSize
+from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
 from mirror_pl.detectors.variants import variant_name
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.files import kept_sha256, path_state
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def checkpoint_of(settings: DetectorSettings) -> str:
+def checkpoint_of(settings: CheckpointSettings) -> str:
     """Return the checkpoint that was named, or that detector, backbone or benchmark bring.
 
     Raises:
@@ -32,7 +32,7 @@ def checkpoint_of(settings: DetectorSettings) -> str:
         CheckpointError: If it is another detector's than MIRROR, and not there.
     """
     if settings.detector.name in BASELINES:
-        _check_baseline(settings)
+        check_baseline(settings)
     if settings.checkpoint is None:
         weights = f"there are no published weights for backbone={settings.backbone.name}"
         raise ConfigError(
@@ -55,7 +55,7 @@ def backbone_folder(settings: BackboneSettings) -> Path | None:
     return None if settings.path is None else Path(settings.path)
 
 
-def backbone_weights(settings: DetectorSettings) -> BackboneSource | None:
+def backbone_weights(settings: CheckpointSettings) -> BackboneSource | None:
     """Return where the backbone's weights come from, with their hash; None where the checkpoint holds them.
 
     Raises:
@@ -64,7 +64,7 @@ def backbone_weights(settings: DetectorSettings) -> BackboneSource | None:
     folder = backbone_folder(settings.backbone)
     if settings.detector.name not in BASELINES:
         return backbone_source(checkpoint_of(settings), folder)
-    if folder is None:
+    if folder is None or holds_all(Path(checkpoint_of(settings))):
         return None
     return BackboneSource.of(folder) if folder.is_dir() else BackboneSource(folder.resolve(), kept_sha256(folder))
 
@@ -129,7 +129,7 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
     if kept is not None:
         del kept
         gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
-    detector = _baseline(settings) if is_baseline else _mirror(settings, backbone)
+    detector = build_baseline(settings) if is_baseline else _mirror(settings, backbone)
     if settings.compile:
         detector.backbone.compile()
     _kept = _Kept(request, _tensors_of(detector), detector)
@@ -156,19 +156,28 @@ def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> Mirr
     return detector
 
 
-def _baseline(settings: DetectorSettings) -> Detector:
+def build_baseline(settings: CheckpointSettings, merge: bool = True) -> LinearDetector:
+    """Load one of `BASELINES`.
+
+    Raises:
+        ConfigError, CheckpointError: As `load_baseline`.
+    """
     size = settings.detector.size
     return load_baseline(
         settings.detector.name,
         checkpoint_of(settings),
         backbone_folder=backbone_folder(settings.backbone),
-        merge=settings.detector.merge_lora,
+        merge=merge and settings.detector.merge_lora,
         size=None if size is None else from_mapping(VitSize, size, "detector.size"),
     )
 
 
-def _check_baseline(settings: DetectorSettings) -> None:
-    """Refuse what is MIRROR's alone, and say which files the detector wants."""
+def check_baseline(settings: CheckpointSettings) -> None:
+    """Refuse what is MIRROR's alone, and say which files the detector wants.
+
+    Raises:
+        ConfigError, CheckpointError: See above.
+    """
     name = settings.detector.name
     wanted = f"detector={name} wants {BASELINES[name].files} (docs/other-detectors.md)"
     if settings.checkpoint is None or not Path(settings.checkpoint).exists():
@@ -176,7 +185,8 @@ def _check_baseline(settings: DetectorSettings) -> None:
         raise CheckpointError(
             f"checkpoint: {where}. {wanted}; give checkpoint=..., or paths.checkpoints=FOLDER of its files"
         )
-    if BASELINES[name].needs_backbone and (settings.backbone.path is None or not Path(settings.backbone.path).exists()):
+    wants_backbone = BASELINES[name].needs_backbone and not holds_all(Path(settings.checkpoint))
+    if wants_backbone and (settings.backbone.path is None or not Path(settings.backbone.path).exists()):
         where = f"{settings.backbone.path} does not exist" if settings.backbone.path else "not given"
         raise CheckpointError(f"backbone.path: {where}. {wanted}; give backbone.path=..., or paths.checkpoints=FOLDER")
     if not BASELINES[name].needs_backbone and settings.backbone.path is not None:

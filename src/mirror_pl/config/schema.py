@@ -47,13 +47,18 @@ class LoadSettings(Settings):
     size: dict[str, int] | None = None
 
 
-class DetectorSettings(Settings):
-    """Which detector, and what of an image it sees: the settings that ``mirror_pl.eval`` and ``predict`` share."""
+class CheckpointSettings(Settings):
+    """Which detector, and which files it is loaded from."""
 
     backbone: BackboneSettings
     detector: LoadSettings
     checkpoint: str | None
     memory_path: str | None
+
+
+class DetectorSettings(CheckpointSettings):
+    """Also what of an image it sees: the settings that ``mirror_pl.eval`` and ``predict`` share."""
+
     compile: bool
     crops: str | None
     aggregate: str
@@ -251,12 +256,10 @@ class MemoryTrainSettings(TrainSettings):
     phase: MemoryPhaseSettings
 
 
-class DetectorTrainSettings(TrainSettings):
+class DetectorTrainSettings(TrainSettings, CheckpointSettings):
     """Settings of ``mirror_pl.train phase=detector`` and ``phase=probe``."""
 
     phase: DetectorPhaseSettings
-    checkpoint: str | None
-    memory_path: str | None
 
 
 class MiniaturePhaseSettings(PhaseSettings):

@@ -57,11 +57,6 @@ class Backbone(nn.Module):
             config: Any = self.model.config
             config.pos_embed_rescale = None if factor is None else float(factor)  # transformers refuses an integer
 
-    def checkpoint_gradients(self) -> None:
-        """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time."""
-        model: Any = self.model
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
     @torch.no_grad()
     def restore_constants(self) -> None:
         """Make the constant buffers anew that no file carries, after construction on the meta device."""

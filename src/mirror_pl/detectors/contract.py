@@ -46,6 +46,10 @@ class Detector(nn.Module, ABC):
         """Return what it is, in plain values, for records: ``name``, ``preprocess``, and what else its kind has."""
         return {"name": self.name, "preprocess": asdict(self.spec)}
 
+    def rebuilt_from(self) -> dict[str, Any]:
+        """Return what rebuilds it around its tensors, in plain values; a file of our training carries it."""
+        return self.description()
+
     def forward(self, pixels: Tensor) -> Verdict:
         """Score a batch of images.
 
@@ -138,3 +142,18 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def score(self, pixels: Tensor) -> Verdict:
         """Score pixels ``(B, 3, H, W)`` in [0, 1]."""
+
+    def checkpoint_gradients(self) -> None:
+        """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time."""
+        from transformers import PreTrainedModel
+
+        model = next(part for part in self.backbone.modules() if isinstance(part, PreTrainedModel))
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+    def class_logits(self, pixels: Tensor) -> Tensor:
+        """Return ``(B, 2)``, of real and fake, for pixels in [0, 1]; what training compares with the labels.
+
+        The softmax of 0 and a logit is that logit's sigmoid.
+        """
+        logit = self.score(pixels).logit
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)

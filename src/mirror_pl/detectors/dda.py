@@ -16,7 +16,7 @@ from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import is_adapter, live_names, our_name
 from mirror_pl.detectors.config import BackboneConfig, LoraConfig
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
-from mirror_pl.detectors.lora import adapter_shapes, add_lora, merge_lora
+from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.images.spec import CLIP_MEAN, CLIP_STD, PreprocessSpec
 
 VIT_L: Final = VitSize(width=1024, depth=24, heads=16, mlp_width=4096)
@@ -29,10 +29,8 @@ PATCH_PX: Final = 14
 TABLE_EDGE: Final = 37
 """Positions a side of the table in the file, made for images of 518 px."""
 
-_TARGETS = r".*\.(attention\.([qkvo]_proj|attention\.(query|key|value)|output\.dense)|mlp\.fc[12])"
-"""Adapted layers by their live names: DINOv2 from transformers 5.x on, and under 4.57."""
 _ADAPTED = re.compile(r"backbone\.layers\.\d+\.(attention\.[qkvo]|mlp\.(up|down))\.weight")
-"""The same, under this project's names."""
+"""The adapted weights, under this project's names."""
 
 
 class DdaDetector(LinearDetector):
@@ -40,23 +38,21 @@ class DdaDetector(LinearDetector):
 
     Args:
         size: Of the backbone.
-        lora: Its adapters; None where they were merged into the weights.
     """
 
     title = "DDA"
     licence = "code and weights Apache-2.0; DINOv2, which they are built on, Apache-2.0"
     backbone: Backbone
+    adapted = r".*\.(attention\.([qkvo]_proj|attention\.(query|key|value)|output\.dense)|mlp\.fc[12])"
+    # by their live names: DINOv2 from transformers 5.x on, and under 4.57
 
-    def __init__(self, size: VitSize = VIT_L, lora: LoraConfig | None = None) -> None:
+    def __init__(self, size: VitSize = VIT_L) -> None:
         backbone = Backbone(
             BackboneConfig(
                 "dinov2", size.width, size.depth, size.heads, size.mlp_width, patch_px=PATCH_PX, native_px=SPEC.crop_px
             )
         )
-        if lora is not None:
-            add_lora(backbone, lora, _TARGETS)
         super().__init__(SPEC, backbone, size, size.width)
-        self.lora = lora
 
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the CLS token ``(B, D)`` of normalised pixels ``(B, 3, 336, 336)``."""
@@ -91,7 +87,9 @@ def load_dda(
     what = f"DDA (DINOv2 with patch {PATCH_PX}, {size})"
     check_depth(tensors, "backbone.layers.", size, path, what)
     with torch.device("meta"):
-        detector = DdaDetector(size, None if merge else LORA)
+        detector = DdaDetector(size)
+        if not merge:
+            detector.adapt(LORA)
     shapes = {our_name(name): tensor.shape for name, tensor in detector.state_dict().items()}
     shapes = {name: shape for name, shape in shapes.items() if not (is_adapter(name) or name.startswith("normalise."))}
     shapes |= adapter_shapes(shapes, LORA, _ADAPTED)

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.checkpoint.fit import misfits, missing_layers
-from mirror_pl.detectors.config import VIT_BOUNDS, check_bounds
+from mirror_pl.detectors.config import VIT_BOUNDS, LoraConfig, check_bounds
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.exact import exact_float32
+from mirror_pl.detectors.lora import ATTENTION, add_lora
 from mirror_pl.detectors.mirror import Normalise
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import CheckpointError, ConfigError
@@ -54,6 +55,7 @@ class LinearDetector(Detector):
         licence: Of code and weights, in one line.
         restricted: Whether that licence keeps some users from using it.
         size: Of its backbone.
+        lora: The adapters of its backbone; None where it has none, or they are merged.
     """
 
     title: ClassVar[str]
@@ -63,6 +65,7 @@ class LinearDetector(Detector):
     def __init__(self, spec: PreprocessSpec, backbone: nn.Module, size: VitSize, width: int) -> None:
         super().__init__(spec)
         self.size = size
+        self.lora: LoraConfig | None = None
         self.normalise = Normalise(spec.mean, spec.std)
         self.backbone = backbone
         self.head = nn.Linear(width, 1)
@@ -77,8 +80,20 @@ class LinearDetector(Detector):
         return self.title
 
     def description(self) -> dict[str, Any]:
-        """Return what it is, in plain values."""
-        return {**super().description(), "size": asdict(self.size)}
+        """Return what it is, in plain values; `baselines` rebuilds it from them."""
+        lora = {} if self.lora is None else {"lora": asdict(self.lora)}
+        return {**super().description(), "size": asdict(self.size), **lora}
+
+    def adapt(self, lora: LoraConfig) -> None:
+        """Put adapters around the backbone's attention, in place; the output does not change."""
+        add_lora(self.backbone, lora, self.adapted)
+        self.lora = lora
+
+    adapted: ClassVar[str] = ATTENTION
+    """Pattern of the names of the layers that `adapt` puts adapters around."""
+
+    def restore_constants(self) -> None:
+        """Make anew what no file carries, after construction on the meta device."""
 
     def score(self, pixels: Tensor) -> Verdict:
         """Score pixels ``(B, 3, H, W)`` in [0, 1].
@@ -147,6 +162,7 @@ def filled(detector: Linear, tensors: Mapping[str, Tensor], device: torch.device
         for name, tensor in (*tensors.items(), *constants.items())
     }
     detector.load_state_dict(weights, strict=True, assign=True)
+    detector.restore_constants()
     level = logging.WARNING if detector.restricted else logging.INFO
     logging.getLogger(__name__).log(level, "%s: %s", detector.title, detector.licence)
     return detector.requires_grad_(False).eval().to(device)

@@ -13,14 +13,14 @@ from mirror_pl.detectors.config import LoraConfig
 ADAPTER = "default"
 """peft's name of the one adapter; part of the parameter names in the published files."""
 
-# Per transformers line, the names of the three projections: DINOv3 and DINOv2 from 5.x on, DINOv2 under 4.57.
-_TARGETS = r".*\.attention\.(q_proj|k_proj|v_proj|attention\.query|attention\.key|attention\.value)"
+# The names of the three projections: DINOv3 and DINOv2 from transformers 5.x on, DINOv2 under 4.57; CLIP has self_attn.
+ATTENTION = r".*\.(attention|self_attn)\.(q_proj|k_proj|v_proj|attention\.query|attention\.key|attention\.value)"
 
 _ADAPTED = re.compile(r"backbone\.layers\.\d+\.attention\.[qkv]\.weight")
 """The same, under this project's names."""
 
 
-def add_lora(backbone: nn.Module, config: LoraConfig, targets: str = _TARGETS) -> None:
+def add_lora(backbone: nn.Module, config: LoraConfig, targets: str = ATTENTION) -> None:
     """Put adapters around q, k and v of every layer, or whatever layers' names match `targets`, in place.
 
     B starts at zero, so the output does not change.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.backbone import Backbone, Features
-from mirror_pl.detectors.config import DetectorConfig
+from mirror_pl.detectors.config import DetectorConfig, LoraConfig
 from mirror_pl.detectors.contract import DEVICE_TURN, Detector
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
@@ -83,6 +84,25 @@ class MirrorDetector(Detector):
     def description(self) -> dict[str, Any]:
         """Return its name and config."""
         return {"name": self.name, **self.config.to_dict()}
+
+    def rebuilt_from(self) -> dict[str, Any]:
+        """Return its config."""
+        return self.config.to_dict()
+
+    @property
+    def lora(self) -> LoraConfig | None:
+        """Its adapters; None where it has none, or they are merged."""
+        return self.config.lora
+
+    def adapt(self, lora: LoraConfig) -> None:
+        """Put adapters around q, k and v of every layer, in place; the output does not change."""
+        add_lora(self.backbone, lora)
+        self.config = replace(self.config, lora=lora)
+
+    def rescale_positions(self, factor: float | None) -> None:
+        """See `Backbone.rescale_positions`; its config says so too."""
+        self.backbone.rescale_positions(factor)
+        self.config = replace(self.config, backbone=self.backbone.config)
 
     def features(self, pixels: Tensor) -> Features:
         """Return CLS and the tokens that go to the bank, for pixels ``(B, 3, H, W)`` in [0, 1]."""

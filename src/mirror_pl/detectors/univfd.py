@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mirror_pl.detectors.backbone import completed_config
 from mirror_pl.detectors.checkpoint.backbone_folder import CONFIG, read_tensors
@@ -63,6 +63,15 @@ class UnivfdDetector(LinearDetector):
         )
         super().__init__(SPEC, CLIPVisionModelWithProjection(config), size, projection)
 
+    def description(self) -> dict[str, Any]:
+        """Return what it is, in plain values."""
+        return {**super().description(), "projection": self.head.in_features}
+
+    def restore_constants(self) -> None:
+        """Number the positions, which no file need do."""
+        embeddings: Any = self.backbone.get_submodule("vision_model.embeddings")
+        embeddings.position_ids = torch.arange(embeddings.position_ids.shape[1])[None]
+
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the embedding ``(B, D)`` of normalised pixels ``(B, 3, 224, 224)``."""
         return self.backbone(pixel_values=pixels).image_embeds
@@ -112,15 +121,8 @@ def load_univfd(
     check_fit(tensors, shapes, clip_path, clip_is)
     what = f"UnivFD's linear layer over the {projection} features of the CLIP in {clip_path}"
     check_fit(head, {name: tensor.shape for name, tensor in detector.head.state_dict().items()}, head_path, what)
-    _restore_positions(detector.backbone)
     live = {f"backbone.{name}": tensor for name, tensor in tensors.items()}
     return filled(detector, live | {f"head.{name}": tensor for name, tensor in head.items()}, device, dtype)
-
-
-def _restore_positions(clip: nn.Module) -> None:
-    """Make the constant that no file need carry anew, after construction on the meta device."""
-    embeddings: Any = clip.get_submodule("vision_model.embeddings")
-    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[1])[None]
 
 
 _PASSED_OVER = re.compile(r"^(text_model\.|text_projection\.|logit_scale$|vision_model\.embeddings\.position_ids$)")

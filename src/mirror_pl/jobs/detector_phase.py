@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from mirror_pl.config.build_detector import backbone_folder, backbone_weights, build_baseline, check_baseline, checkpoint_of
 from mirror_pl.config.schema import DetectorTrainSettings, read_settings
-from mirror_pl.detectors import DetectorConfig, HeadConfig, LoraConfig
+from mirror_pl.detectors import Detector, DetectorConfig, HeadConfig, LoraConfig, MirrorDetector
+from mirror_pl.detectors.baselines import BASELINES
 from mirror_pl.detectors.checkpoint import find_backbone, load_bank, load_detector, read_checkpoint
 from mirror_pl.detectors.config import from_mapping
-from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.detectors.variants import LINEAR_PROBE, variant_name
 from mirror_pl.errors import ConfigError, DataError
@@ -36,12 +36,19 @@ class DetectorPhase(Phase):
     outputs: ClassVar[tuple[str, ...]] = (LAST_FILE, BEST_FILE)
     shown: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "bal_acc")
     settings: DetectorTrainSettings
+    detector: Detector
 
     def __init__(self, cfg: DictConfig) -> None:
         self.settings = settings = read_settings(cfg, DetectorTrainSettings)
         self.phase = phase = settings.phase
         self.lora = None if phase.lora_rank is None else LoraConfig(phase.lora_rank, phase.lora_alpha)
         self.memory_sha256: str | None = None
+        self.is_baseline = settings.detector.name in BASELINES
+        if self.is_baseline:
+            check_baseline(settings)
+            if phase.rope_rescale is not None:
+                raise ConfigError(f"phase.rope_rescale: detector={settings.detector.name} has no RoPE; leave it out")
+            return
         head: Any = OmegaConf.to_container(cfg.detector.head, resolve=True)
         self.head = from_mapping(HeadConfig, head, where="detector.head")
         if settings.checkpoint is not None:
@@ -74,37 +81,41 @@ class DetectorPhase(Phase):
 
     def load(self, crop_px: int) -> dict[str, Any]:
         """Load a detector; or backbone and bank, and draw LoRA and head."""
-        if self.settings.checkpoint is not None:
-            self._load_detector(Path(self.settings.checkpoint), crop_px)
+        checkpoint = self.settings.checkpoint
+        if self.is_baseline:
+            weights = backbone_weights(self.settings)
+            self.detector, self.source = build_baseline(self.settings, merge=False), None
+            own = path_sha256(Path(checkpoint_of(self.settings)))
+            self.weights = own if weights is None else f"{own}, {weights.sha256}"
+        elif checkpoint is not None:
+            folder = backbone_folder(self.settings.backbone)
+            self.detector = load_detector(checkpoint, backbone_folder=folder, merge=False)
+            self.source = find_backbone(read_checkpoint(Path(checkpoint)), folder)
+            self.weights = path_sha256(Path(checkpoint)) if self.source is None else self.source.sha256
         else:
-            self._load_parts(crop_px)
-        phase, backbone = self.phase, self.detector.backbone
-        backbone.rescale_positions(phase.rope_rescale)
-        if phase.rope_rescale is not None:
-            self.detector.config = replace(self.detector.config, backbone=backbone.config)
-        if phase.gradient_checkpointing:
-            backbone.checkpoint_gradients()
+            self.detector = self._from_parts(crop_px)
+        if checkpoint is not None:
+            self._go_on_with(checkpoint, crop_px)
+        if isinstance(self.detector, MirrorDetector):
+            self.detector.rescale_positions(self.phase.rope_rescale)
+        if self.phase.gradient_checkpointing:
+            self.detector.checkpoint_gradients()
         return {"backbone": self.weights, "memory_bank": self.memory_sha256}
 
-    def _load_detector(self, checkpoint: Path, crop_px: int) -> None:
-        folder = None if self.settings.backbone.path is None else Path(self.settings.backbone.path)
-        detector = load_detector(checkpoint, backbone_folder=folder, merge=False)
-        check_crop(crop_px, detector.backbone)
+    def _go_on_with(self, checkpoint: str, crop_px: int) -> None:
+        """See that the training crops are those that a loaded detector looks at, and give it LoRA where it has none."""
+        detector = self.detector
         if crop_px != detector.spec.crop_px:
             raise ConfigError(
                 f"augment.crop_px: {checkpoint} looks at crops of {detector.spec.crop_px} px, training at {crop_px}; give "
                 f"augment.crop_px={detector.spec.crop_px}"
             )
-        if self.lora is not None and detector.config.lora is None:
+        if self.lora is not None and detector.lora is None:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.settings.seed)
-                add_lora(detector.backbone, self.lora)
-            detector.config = replace(detector.config, lora=self.lora)
-        self.detector = detector
-        self.source = find_backbone(read_checkpoint(checkpoint), folder)
-        self.weights = path_sha256(checkpoint) if self.source is None else self.source.sha256
+                detector.adapt(self.lora)
 
-    def _load_parts(self, crop_px: int) -> None:
+    def _from_parts(self, crop_px: int) -> MirrorDetector:
         phase, path = self.phase, self.settings.memory_path
         start = starting_backbone(self.settings.backbone, self.settings.seed)
         backbone, self.source, self.weights = start.backbone, start.source, start.weights
@@ -122,7 +133,7 @@ class DetectorPhase(Phase):
             drop_registers=bank is not None and bank.drop_registers,
             preprocess=PreprocessSpec(crop_px=crop_px),
         )
-        self.detector = untrained_detector(config, backbone, self.settings.seed, None if bank is None else bank.bank)
+        return untrained_detector(config, backbone, self.settings.seed, None if bank is None else bank.bank)
 
     def module_settings(self) -> dict[str, Any]:
         """Return where the frozen backbone's weights are, unless they go into the checkpoints."""
@@ -148,7 +159,7 @@ class ProbePhase(DetectorPhase):
 
     def __init__(self, cfg: DictConfig) -> None:
         super().__init__(cfg)
-        if variant_name(self.head) != LINEAR_PROBE or self.lora is not None:
+        if self.is_baseline or variant_name(self.head) != LINEAR_PROBE or self.lora is not None:
             raise ConfigError(
                 "phase=probe learns detector=linear_probe with phase.lora_rank=null; leave both out, or give phase=detector"
             )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from mirror_pl.data import TrainingDataModule
     from mirror_pl.data.batch import Batch
+    from mirror_pl.detectors import MirrorDetector
     from mirror_pl.modules.trainable import TrainableModule
 
 BANK_FILE = "memory_bank.pth"
@@ -41,15 +42,12 @@ class MemoryPhase(Phase):
         "reconstruction", "explained", "orthogonality", "orthogonality_floor", "dead_slots", "usage_entropy",
     )  # fmt: skip
     settings: MemoryTrainSettings
+    detector: MirrorDetector
 
     def __init__(self, cfg: DictConfig) -> None:
         self.settings = read_settings(cfg, MemoryTrainSettings)
         phase = self.settings.phase
-        for name in (
-            "checkpoint",
-            "memory_path",
-            "validation",
-        ):  # of the other phases
+        for name in ("checkpoint", "memory_path", "validation"):  # of the other phases
             if cfg[name]:
                 raise ConfigError(f"{name}: phase=memory does not use it; leave it out, or give another phase")
         self.bank = MemoryBankConfig(phase.slots, phase.heads, phase.top_k)

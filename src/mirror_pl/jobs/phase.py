@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mirror_pl.config.schema import BackboneSettings
     from mirror_pl.data import TrainingDataModule
     from mirror_pl.data.training_set import TrainingSet
-    from mirror_pl.detectors import MirrorDetector
+    from mirror_pl.detectors import Detector
     from mirror_pl.modules.trainable import TrainableModule
 
 
@@ -47,7 +47,7 @@ class Phase(ABC):
     outputs: ClassVar[tuple[str, ...]]
     shown: ClassVar[tuple[str, ...]] = ()
     settings: TrainSettings
-    detector: MirrorDetector
+    detector: Detector
     source: BackboneSource | None
     weights: str
 

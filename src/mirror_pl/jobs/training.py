@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mirror_pl.config.build import build, build_trainer, build_validation
 from mirror_pl.data.benchmark import of_all
+from mirror_pl.detectors import MirrorDetector
 from mirror_pl.detectors.checkpoint import read_checkpoint
 from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
@@ -47,10 +48,6 @@ def run(cfg: DictConfig) -> None:
             after everything was written, if some images could not be read.
     """
     console, started = Console(), datetime.now().astimezone()
-    if "head" not in cfg.detector:
-        raise ConfigError(
-            f"detector={cfg.detector.name}: there is no training for it here; MIRROR and its variants have one"
-        )
     phase = PHASES[cfg.phase.name](cfg)
     settings = phase.settings
     validation = build_validation(cfg.validation, settings.num_workers, f"{cfg.paths.outputs}/.index")
@@ -94,7 +91,7 @@ def run(cfg: DictConfig) -> None:
     fingerprint = images.fingerprint()
     facts = {"data": fingerprint, "config": OmegaConf.to_container(cfg, resolve=True), **made_by}
     with dashboards(trainer, cfg, console):
-        show_facts(trainer, {"data": fingerprint, "detector": phase.detector.config.to_dict(), **made_by})
+        show_facts(trainer, {"data": fingerprint, "detector": phase.detector.rebuilt_from(), **made_by})
         module.origin = facts
         clock = time.perf_counter()
         trainer.fit(module, datamodule=data, ckpt_path=str(last) if resumed else None)
@@ -125,7 +122,7 @@ def run(cfg: DictConfig) -> None:
                 },
                 "backbone": None if phase.source is None else phase.source.to_dict(),
                 **saved,
-                "detector": phase.detector.config.to_dict(),
+                "detector": phase.detector.rebuilt_from(),
                 "figures": figures,
                 "device": device_name(trainer.strategy.root_device),
                 "processes": trainer.world_size,
@@ -164,10 +161,13 @@ def _without_use(cfg: DictConfig) -> list[str]:
 
 
 def _announce(phase: Phase, images: TrainingSet, cfg: DictConfig, console: Console) -> None:
-    known = backbone_name(phase.detector.config.backbone) or "a backbone without a name"
+    detector = phase.detector
+    what = detector.name
+    if isinstance(detector, MirrorDetector):
+        what = backbone_name(detector.config.backbone) or "a backbone without a name"
     counts = {"real": int((images.labels == REAL).sum()), "fake": int((images.labels == FAKE).sum())}
     found = " and ".join(f"{count:,} {label}" for label, count in counts.items() if count)
-    print_plain(f"{phase.title}: {found} images, {known}, {cfg.trainer.max_epochs} epochs", console)
+    print_plain(f"{phase.title}: {found} images, {what}, {cfg.trainer.max_epochs} epochs", console)
     if phase.source is None and cfg.get("checkpoint") is None:
         print_plain("The backbone has random weights: give backbone.path=FOLDER for real ones.", console)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.data.batch import Batch
 from mirror_pl.detectors.aggregation import CropPolicy
+from mirror_pl.detectors.baselines import kind_of, load_baseline
 from mirror_pl.detectors.checkpoint import BackboneSource, detector_content, load_detector, read_checkpoint
 from mirror_pl.detectors.checkpoint.names import is_adapter, with_our_names
 from mirror_pl.detectors.contract import Detector
@@ -44,7 +45,7 @@ class DetectorModule(TrainableModule):
     is the binary cross-entropy of their difference, the paper's. Logs ``train/accuracy`` besides the loss.
 
     Args:
-        detector: Any detector; of those that are not MIRROR or its variants, none can be trained here.
+        detector: Any detector.
         policy: How the scores of an image's crops become one; None is the detector's protocol.
         tf32: Let a GPU round the factors of the backbone's float32 products to TF32, where it scores.
         optimizer: Makes the optimizer; None is the published AdamW.
@@ -116,7 +117,7 @@ class DetectorModule(TrainableModule):
         """Rebuild a module from a checkpoint of its own, or from any file that `load_detector` takes. Loaded safely.
 
         Args:
-            checkpoint_path: The file.
+            checkpoint_path: The file; of a detector that is not MIRROR, one that training wrote.
             backbone_folder: Where the frozen backbone's weights are, if they have moved since it was written.
             settings: Of this class, in place of those that the checkpoint says.
 
@@ -127,7 +128,12 @@ class DetectorModule(TrainableModule):
         raw = read_checkpoint(Path(checkpoint_path))
         known = inspect.signature(cls.__init__).parameters.keys() - {"self", "detector"}
         saved = {name: value for name, value in raw.hyper_parameters.items() if name in known}
-        detector = load_detector(checkpoint_path, backbone_folder=folder, merge=False)
+        kind = kind_of(raw)
+        detector: Detector
+        if kind is None:
+            detector = load_detector(checkpoint_path, backbone_folder=folder, merge=False)
+        else:
+            detector = load_baseline(kind, checkpoint_path, merge=False)
         if raw.backbone is not None:
             saved["backbone"] = BackboneSource.of(folder or raw.backbone.path)
         return cls(detector, **{**saved, **settings})
@@ -229,8 +235,6 @@ class DetectorModule(TrainableModule):
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """LoRA and the head, by this project's names."""
-        if not isinstance(self.detector, MirrorDetector):
-            raise ConfigError(f"{self.detector.name} cannot be trained here; MIRROR and its variants can")
         named = with_our_names(dict(self.detector.named_parameters()))
         return {name: named[name] for name in named if name.startswith("head.") or is_adapter(name)}
 
@@ -243,23 +247,22 @@ class DetectorModule(TrainableModule):
 
     def loss_of(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the cross-entropy, and the accuracy."""
-        assert isinstance(self.detector, MirrorDetector)
         pixels = batch.pixels.float() / 255
         labels = F.one_hot(batch.labels, 2).float()
         if self.mixup:
             pixels, labels = _mixed(pixels, labels, self.mixup)
         with float32_products(pixels.device, tf32=False):
-            judged = self.detector.judge(pixels, retrieval_gradient=self.retrieval_gradient)
-        logits = judged.class_logits
+            if isinstance(self.detector, MirrorDetector):
+                logits = self.detector.judge(pixels, retrieval_gradient=self.retrieval_gradient).class_logits
+            else:
+                logits = self.detector.class_logits(pixels)
         with exact_float32(logits.device):
             targets = labels if self.mixup else batch.labels
             loss = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
         return loss, {"accuracy": (logits.detach().argmax(dim=1) == batch.labels).float().mean()}
 
     def file_content(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the detector as `load_detector` takes it; one that is not MIRROR, as it is."""
-        if not isinstance(self.detector, MirrorDetector):
-            return {"state_dict": dict(tensors)}
+        """Return the detector as `load_detector`, or `load_baseline`, takes it."""
         training = {**self.origin, **self.progress(), "validated": self.validated or None}
         return detector_content(self.detector, tensors, backbone=self.backbone, training=training)
 

@@ -3,7 +3,7 @@
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource, backbone_sha256, load_backbone
 from mirror_pl.detectors.checkpoint.bank_file import bank_content, save_bank
 from mirror_pl.detectors.checkpoint.bank_load import load_bank
-from mirror_pl.detectors.checkpoint.detector_file import detector_content, save_checkpoint
+from mirror_pl.detectors.checkpoint.detector_file import detector_content
 from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.load import build_detector, load_detector, merged, read_detector
 from mirror_pl.detectors.checkpoint.partial import backbone_source, find_backbone
@@ -26,7 +26,6 @@ __all__ = [
     "read_checkpoint",
     "read_detector",
     "save_bank",
-    "save_checkpoint",
     "save_folder",
     "save_published",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -11,35 +10,12 @@ from torch import Tensor
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource
 from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
 from mirror_pl.detectors.checkpoint.names import is_adapter, with_our_names
-from mirror_pl.detectors.checkpoint.torch_file import for_saving, is_plain, save_torch
-from mirror_pl.detectors.mirror import MirrorDetector
-
-
-def save_checkpoint(
-    path: Path,
-    detector: MirrorDetector,
-    *,
-    backbone: BackboneSource | None,
-    training: Mapping[str, Any],
-    replace: bool = False,
-) -> None:
-    """Write a detector to one file, whole or not at all; `load_detector` takes it.
-
-    Args:
-        path: Must not exist, but with `replace`.
-        detector: See `detector_content`, as of the next two.
-        backbone: Where the frozen backbone weights are; they are left out. None writes all of the detector.
-        training: How it was trained, in plain values; its ``epoch``, where there is one, is the epoch of an export.
-        replace: Take the place of a file that is there.
-
-    Raises:
-        OutputError: If `path` exists or cannot be written.
-    """
-    save_torch(path, detector_content(detector, backbone=backbone, training=training), replace=replace)
+from mirror_pl.detectors.checkpoint.torch_file import for_saving, is_plain
+from mirror_pl.detectors.contract import Detector
 
 
 def detector_content(
-    detector: MirrorDetector,
+    detector: Detector,
     tensors: Mapping[str, Tensor] | None = None,
     *,
     backbone: BackboneSource | None = None,
@@ -55,8 +31,8 @@ def detector_content(
         training: How it was trained, in plain values.
 
     Returns:
-        ``state_dict``, tensors under our names, and ``mirror_pl``: the detector's config, the backbone's folder or None, and
-        `training`.
+        ``state_dict``, tensors under our names, and ``mirror_pl``: what rebuilds the detector, the backbone's folder
+        or None, and `training`.
 
     Raises:
         ValueError: If a weight that would be left out can be trained.
@@ -76,7 +52,7 @@ def detector_content(
     return {
         "state_dict": {name: for_saving(tensor) for name, tensor in tensors.items()},
         CONFIG_KEY: {
-            "detector": detector.config.to_dict(),
+            "detector": detector.rebuilt_from(),
             "backbone": None if backbone is None else backbone.to_dict(),
             "training": training,
         },

@@ -26,7 +26,7 @@ from mirror_pl.detectors.checkpoint.signature import Signature
 from mirror_pl.detectors.config import BackboneConfig, DetectorConfig
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
-from mirror_pl.errors import CheckpointError, ConfigError, name_list
+from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown
 from mirror_pl.images.spec import PreprocessSpec
 from mirror_pl.locate import miniature_dir
 
@@ -90,6 +90,11 @@ def read_detector(
     if len(tensors) != len(raw.tensors):
         raise CheckpointError(f"checkpoint: {raw.path} holds a tensor twice, under two names for the same thing")
     bank = None if memory_path is None else read_bank(Path(memory_path))
+    if raw.config is not None and "name" in raw.config:
+        raise CheckpointError(
+            f"{key}: {raw.path} holds {shown(raw.config['name'])}, no MIRROR; other detectors are loaded with "
+            "detector=univfd, dda or bfree"
+        )
     if not any(name.startswith("head.") for name in tensors):
         raise CheckpointError(_not_a_detector(raw))
     _check_constants(tensors, raw.path)

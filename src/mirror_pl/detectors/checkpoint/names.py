@@ -79,11 +79,10 @@ def our_name(name: str) -> str:
     A name that nothing is known of comes back unchanged, to be reported as unexpected.
     """
     name = substitute(_WRAPPERS.sub("", name), _AROUND)
+    if name.startswith("backbone."):
+        name = substitute(name, _PEFT)
     match = _TRANSFORMERS.match(name)
-    if match is None:
-        return name
-    inner = substitute(name[match.end() :], _PEFT)
-    return "backbone." + substitute(inner, _BACKBONE)
+    return name if match is None else "backbone." + substitute(name[match.end() :], _BACKBONE)
 
 
 def our_bank_name(name: str) -> str:
