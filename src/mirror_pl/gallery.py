@@ -1,20 +1,11 @@
 """``python -m mirror_pl.gallery``: a page of the surest, the most mistaken and the least sure images of evaluations."""
 
-from __future__ import annotations
-
-from omegaconf import DictConfig
-
-from mirror_pl.config.command import command
-from mirror_pl.config.schema import GallerySettings, read_settings
+from mirror_pl.start import start
 
 
-@command("gallery", inputs="runs")
-def main(cfg: DictConfig) -> None:
-    """Do as `cfg` says."""
-    read_settings(cfg, GallerySettings)
-    from mirror_pl.jobs.gallery import run
-
-    run(cfg)
+def main() -> None:
+    """Run the command."""
+    start("gallery")
 
 
 if __name__ == "__main__":

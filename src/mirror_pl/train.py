@@ -1,23 +1,11 @@
 """``python -m mirror_pl.train``: learn a memory bank from real images (Phase 1), then a detector around it (Phase 2)."""
 
-from __future__ import annotations
-
-from omegaconf import DictConfig
-
-from mirror_pl.config.command import command
-from mirror_pl.config.schema import read_train_settings
+from mirror_pl.start import start
 
 
-@command("train")
-def main(cfg: DictConfig) -> None:
-    """Do as `cfg` says."""
-    read_train_settings(cfg)
-    # Imported here: torch and Lightning take seconds, and --help or a wrong setting is to be answered at once.
-    if cfg.phase.name == "miniature":
-        from mirror_pl.jobs.miniature import run
-    else:
-        from mirror_pl.jobs.training import run
-    run(cfg)
+def main() -> None:
+    """Run the command."""
+    start("train")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -133,7 +134,10 @@ def test_control_c() -> None:
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.decode().strip() == "interrupted; go on with resume=true"
+    assert errors.decode().replace("\n\n", "\n").splitlines() == [
+        "mirror_pl predict: starting",
+        f"stopped by SIGINT; go on with: {shlex.join(['python', *command('-', *more)[1:]])} resume=true",
+    ]
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
 

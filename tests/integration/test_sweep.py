@@ -62,10 +62,6 @@ def test_a_sweep_has_a_folder_for_each_job_and_goes_on_past_failures(sweep: Call
     assert again.returncode == 0, again.stderr
     assert f"Complete already: {run.parent}" in again.stdout
     assert {path: path.stat().st_mtime_ns for path in run.parent.iterdir()} == before
-    refused = sweep("-m", "batch_size=4,64", "trainer.devices=2")
-    assert refused.returncode == 2
-    assert "would run the whole sweep" in refused.stderr
-    assert "trainer.devices=2; done" in refused.stderr
 
 
 def test_a_sweep_in_each_of_several_processes_is_refused() -> None:

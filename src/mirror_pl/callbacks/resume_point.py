@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 from mirror_pl.detectors.checkpoint.torch_file import save_torch
 from mirror_pl.errors import ConfigError
+from mirror_pl.modules.trainable import LOOK_EVERY
+from mirror_pl.stopping import asked_to_stop, note_signals, stop
 
 
 class ResumePoint(Checkpoint):
@@ -37,16 +40,41 @@ class ResumePoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the step that a training is gone on with as saved: gradients that accumulate after it would be lost."""
         self._saved_at = trainer.global_step
+        note_signals(True)
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
-        """Save, if it is time; of accumulated batches, after the last one."""
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let signals stop the command at once again."""
+        note_signals(False)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Let signals stop the command at once again."""
+        note_signals(False)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save, if it is time or a signal asks the command to stop; of accumulated batches, after the last one."""
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        asked = self._asked_to_stop(trainer) if trainer.world_size == 1 or not (batch_idx + 1) % LOOK_EVERY else 0
         is_new = trainer.global_step != self._saved_at
-        if is_new and not trainer.global_step % self.every and not trainer.is_last_batch:
+        if is_new and (asked or not trainer.global_step % self.every):
             self._save(trainer)
+        if asked:
+            stop(asked)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save what the epoch and its validation came to."""
         self._save(trainer)
+        if asked := self._asked_to_stop(trainer):
+            stop(asked)
+
+    def _asked_to_stop(self, trainer: L.Trainer) -> int:
+        """Return the signal that asked one of the processes to stop, the same in all; 0 if none did."""
+        mine = int(asked_to_stop() or 0)
+        if trainer.world_size == 1:
+            return mine
+        return int(trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="max"))
 
     def _save(self, trainer: L.Trainer) -> None:
         self._saved_at = trainer.global_step

@@ -20,6 +20,7 @@ from mirror_pl.errors import ConfigError, OutputError
 from mirror_pl.modules.detector import DetectorModule
 from mirror_pl.scores import Status
 from mirror_pl.scores.parts import PartialScores, PartWriter, join, read_parts
+from mirror_pl.stopping import take_signals
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class ScoreKeeper(L.Callback):
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let what an earlier try has scored count in what the module logs."""
+        take_signals()
         if trainer.is_global_zero and len(self._before):
             assert isinstance(pl_module, DetectorModule)
             index = trainer.datamodule.index  # type: ignore[attr-defined]
@@ -133,11 +135,8 @@ class ScoreKeeper(L.Callback):
         # Left on the device: fetching them now would make the host wait for every batch.
         self._pending.append((batch.ids, torch.stack([outputs["logit"], outputs["p_fake"]])))
         self._flaws.extend(batch.flaws)
-        stopped = trainer.received_sigterm
-        if stopped or (self.parts is not None and time.monotonic() - self._written >= self.parts.every_s):
+        if self.parts is not None and time.monotonic() - self._written >= self.parts.every_s:
             self._write()
-        if stopped:
-            raise SystemExit(128 + 15)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the rest, and gather."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import re
@@ -27,7 +26,6 @@ from mirror_pl.config.sweep import JobOutcome, failures, fit_into_sweep, in_swee
 from mirror_pl.errors import (
     EXIT_DEFECT,
     EXIT_INCOMPLETE,
-    EXIT_INTERRUPTED,
     EXIT_NOT_STARTED,
     BenchmarkAbsentError,
     ConfigError,
@@ -35,6 +33,7 @@ from mirror_pl.errors import (
     nearest,
 )
 from mirror_pl.locate import config_dir, miniature_dir
+from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable
 
 HYDRA_VERSION = "1.3"
@@ -46,8 +45,8 @@ _OWN_CONFIGS = re.compile(r"(--config-dir|-cd|hydra\.searchpath)")
 _CHOICE = re.compile(r"^\+?(?P<group>[a-z_]+)=(?P<names>[\w.,-]+)$")
 
 
-def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Make a command's main function: Hydra composes ``configs/{config_name}.yaml`` with the command line.
+def run_command(config_name: str, main: Callable[[DictConfig], None], *, inputs: str | None = None) -> None:
+    """Run a command: Hydra composes ``configs/{config_name}.yaml`` with the command line, and `main` does what it says.
 
     With `inputs`, a setting that its config leaves to ``${inputs:}``, plain paths before the first ``key=value`` are its
     value, see `take_paths`.
@@ -56,65 +55,53 @@ def command(config_name: str, *, inputs: str | None = None) -> Callable[[Callabl
     errors keep their traceback.
     """
 
-    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
-        def run() -> None:
-            @functools.wraps(main)
-            def run_one(cfg: DictConfig) -> JobOutcome:
-                job, code = "", 0
-                try:
-                    job = " ".join(HydraConfig.get().overrides.task)
-                    fit_into_sweep(cfg)
-                    main(cfg)
-                except (MirrorError, OmegaConfBaseException) as error:
-                    if not in_sweep():
-                        raise SystemExit(_report(error)) from error
-                    # In a sweep the other jobs go on, and a benchmark that is not there is a failure only on request.
-                    if not isinstance(error, BenchmarkAbsentError):
-                        code = _report(error)
-                    else:
-                        print(printable(error.note))
-                        code = EXIT_INCOMPLETE if cfg.get("require_all") is True else 0
-                except Exception:
-                    if not in_sweep():
-                        raise
-                    traceback.print_exc()
-                    code = EXIT_DEFECT
-                return JobOutcome(job, code)
-
-            for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
-                if isinstance(stream, io.TextIOWrapper):
-                    stream.reconfigure(errors="backslashreplace")
-            try:
-                if inputs is not None:
-                    known = _settings_of(config_name)
-                    sys.argv[1:] = take_paths(sys.argv[1:], inputs, lambda key: setting_of(key) in known)
-                check_overrides(sys.argv[1:], config_name)
-                if {"-m", "--multirun"} & {*sys.argv[1:]}:
-                    refuse_sweep_a_process()
-            except MirrorError as error:
+    def run_one(cfg: DictConfig) -> JobOutcome:
+        job, code = "", 0
+        try:
+            job = " ".join(HydraConfig.get().overrides.task)
+            if in_sweep():
+                go_on_with()  # the same command finds what is done
+                fit_into_sweep(cfg)
+            main(cfg)
+        except (MirrorError, OmegaConfBaseException) as error:
+            if not in_sweep():
                 raise SystemExit(_report(error)) from error
-            register_resolvers()
-            os.environ["HYDRA_FULL_ERROR"] = "1"  # or it would print errors in words of its own, and exit
-            try:
-                hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
-            except HydraException as error:
-                raise SystemExit(_report(_in_our_words(error, config_name, sys.argv[1:]))) from error
-            except (KeyboardInterrupt, SystemExit) as end:
-                # Lightning makes an exit of it.
-                if not any(isinstance(error, KeyboardInterrupt) for error in (end, end.__context__)):
-                    raise
-                hint = "; go on with resume=true" if "resume" in _settings_of(config_name) else ""
-                print(f"\ninterrupted{hint}", file=sys.stderr)
-                raise SystemExit(EXIT_INTERRUPTED) from None
-            if failures():
-                print(f"error: {len(failures())} of the sweep's jobs failed or had no data:", file=sys.stderr)
-                for failure in failures():
-                    print(f"  exit code {failure.code}: {printable(failure.job)}", file=sys.stderr)
-                raise SystemExit(max(failure.code for failure in failures()))
+            # In a sweep the other jobs go on, and a benchmark that is not there is a failure only on request.
+            if not isinstance(error, BenchmarkAbsentError):
+                code = _report(error)
+            else:
+                print(printable(error.note))
+                code = EXIT_INCOMPLETE if cfg.get("require_all") is True else 0
+        except Exception:
+            if not in_sweep():
+                raise
+            traceback.print_exc()
+            code = EXIT_DEFECT
+        return JobOutcome(job, code)
 
-        return run
-
-    return decorate
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        if inputs is not None:
+            known = _settings_of(config_name)
+            sys.argv[1:] = take_paths(sys.argv[1:], inputs, lambda key: setting_of(key) in known)
+        check_overrides(sys.argv[1:], config_name)
+        if {"-m", "--multirun"} & {*sys.argv[1:]}:
+            refuse_sweep_a_process()
+    except MirrorError as error:
+        raise SystemExit(_report(error)) from error
+    register_resolvers()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # or it would print errors in words of its own, and exit
+    try:
+        hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
+    except HydraException as error:
+        raise SystemExit(_report(_in_our_words(error, config_name, sys.argv[1:]))) from error
+    if failures():
+        print(f"error: {len(failures())} of the sweep's jobs failed or had no data:", file=sys.stderr)
+        for failure in failures():
+            print(f"  exit code {failure.code}: {printable(failure.job)}", file=sys.stderr)
+        raise SystemExit(max(failure.code for failure in failures()))
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:

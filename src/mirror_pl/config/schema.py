@@ -297,6 +297,22 @@ def read_train_settings(cfg: DictConfig) -> AnyTrainSettings:
     return read_settings(cfg, _PHASES[name])
 
 
+_OF_COMMANDS: Final[dict[str, type[Settings]]] = {
+    "eval": EvalSettings,
+    "predict": PredictSettings,
+    "report": ReportSettings,
+    "gallery": GallerySettings,
+    "app": AppSettings,
+    "convert": ConvertSettings,
+    "check_data": CheckDataSettings,
+}
+
+
+def read_command_settings(cfg: DictConfig, command: str) -> Settings:
+    """Read the settings of a command; errors as `read_settings`."""
+    return read_train_settings(cfg) if command == "train" else read_settings(cfg, _OF_COMMANDS[command])
+
+
 def read_settings(cfg: DictConfig, cls: type[SomeSettings]) -> SomeSettings:
     """Read the settings of a command from its composed config, converted to their types.
 

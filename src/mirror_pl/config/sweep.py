@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mirror_pl.config.schema import FREE_SETTINGS
 from mirror_pl.errors import ConfigError
@@ -98,25 +98,14 @@ def refuse_sweep_a_process() -> None:
 
 
 def fit_into_sweep(cfg: DictConfig) -> None:
-    """Give a sweep's job a folder of its own as `output_dir`, and refuse several processes a job.
+    """Give a sweep's job a folder of its own as `output_dir`.
 
     An evaluation's folder is named after its settings, so that it is found when the sweep is called again: there it goes on
-    with what is missing. Lightning starts the further processes of a job with the same command line, so that each would run
-    the whole sweep.
-
-    Raises:
-        ConfigError: With what to do instead.
+    with what is missing.
     """
-    if not in_sweep() or "output_dir" not in cfg or "trainer" not in cfg:
+    if "output_dir" not in cfg or "trainer" not in cfg:
         return
     hydra_cfg = HydraConfig.get()
-    devices, nodes = cfg.trainer.devices, cfg.trainer.num_nodes
-    if (len(devices) if isinstance(devices, ListConfig) else devices) not in (1, "1") or nodes not in (1, "1"):
-        raise ConfigError(
-            f"trainer.devices={devices} trainer.num_nodes={nodes} in a sweep: each of its processes would run the whole "
-            "sweep. Use trainer.devices=1, or a call for each job: for b in genimage chameleon; do python -m mirror_pl.eval "
-            f"benchmark=$b trainer.devices={devices}; done. hydra/launcher=submitit_slurm runs jobs side by side"
-        )
     chosen = any(setting_of(override) == "output_dir" for override in hydra_cfg.overrides.task)
     parent = Path(cfg.output_dir if chosen else hydra_cfg.sweep.dir)
     with open_dict(cfg):

@@ -21,6 +21,7 @@ from mirror_pl.images import IMAGE_SUFFIXES, CropCache, PreprocessSpec, identity
 from mirror_pl.images.crops import crop_count
 from mirror_pl.locate import miniature_dir
 from mirror_pl.scores import Status
+from mirror_pl.stopping import in_worker
 
 LARGEST_BATCH = {"cpu": 16, "cuda": 256}
 """Images per batch, by kind of device, from which on more bring no speed; the second for every accelerator."""
@@ -169,6 +170,7 @@ class BenchmarkDataModule(L.LightningDataModule):
             num_workers=self.num_workers,
             collate_fn=as_it_is,  # type: ignore[arg-type]  # without batch_size, it is given no list
             pin_memory=device_type(self.trainer) == "cuda",
+            worker_init_fn=in_worker,
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:

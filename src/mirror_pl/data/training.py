@@ -22,6 +22,7 @@ from mirror_pl.images import IMAGE_SUFFIXES, AugmentSpec, UndecodableImageError,
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.scores import Status
 from mirror_pl.sources import ImageSource
+from mirror_pl.stopping import in_worker
 
 Folders = str | Path | Sequence[str | Path] | None
 """A folder, several, or none."""
@@ -216,6 +217,7 @@ class TrainingDataModule(L.LightningDataModule):
             sampler,
             num_workers=self.num_workers,
             pin_memory=device_type(trainer) == "cuda",
+            worker_init_fn=in_worker,
             persistent_workers=self.num_workers > 0,
             prefetch_factor=self.prefetch if self.num_workers else None,
         )
@@ -236,7 +238,13 @@ class TrainingDataModule(L.LightningDataModule):
 
     def _once(self, batches: list[list[tuple[int, int]]]) -> DataLoader[Batch]:
         # Without batch_size, torch gives collate_fn what the dataset returns, and no list of it.
-        return DataLoader(self._samples(batches), batch_size=None, num_workers=self.num_workers, collate_fn=as_it_is)  # type: ignore[arg-type]
+        return DataLoader(
+            self._samples(batches),
+            batch_size=None,
+            num_workers=self.num_workers,
+            collate_fn=as_it_is,  # type: ignore[arg-type]  # see above
+            worker_init_fn=in_worker,
+        )
 
     def _samples(self, batches: list[list[tuple[int, int]]] | None = None) -> InBatches:
         if self._features is not None:

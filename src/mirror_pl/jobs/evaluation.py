@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.callbacks import PartsOfRun, Predictions, ScoreKeeper
-from mirror_pl.callbacks.process_watch import watching
 from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import FREE_SETTINGS, EvalSettings, read_settings
@@ -29,10 +28,12 @@ from mirror_pl.jobs.dependencies import (
     with_absolute_paths,
 )
 from mirror_pl.jobs.evaluation_record import raise_if_incomplete, write_record
+from mirror_pl.jobs.local_processes import local_processes
 from mirror_pl.jobs.repetition import Original
 from mirror_pl.modules import DetectorModule
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain, print_report
+from mirror_pl.stopping import go_on_with
 
 if TYPE_CHECKING:
     import lightning as L
@@ -96,7 +97,7 @@ def run(cfg: DictConfig, named: Collection[str] = ()) -> None:
         with dashboards(job.trainer, job.cfg, job.console):
             job.keeper.parts = parts
             module = DetectorModule(detector, policy=job.policy, tf32=settings.tf32)
-            with watching(job.trainer):
+            with local_processes(job.trainer):
                 job.trainer.test(module, datamodule=data, verbose=False)
             predictions = job.keeper.predictions
             job.clock.lap("score")
@@ -138,6 +139,7 @@ def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
     if trainer.is_global_zero:  # with several processes, one of them prints and writes
         yaml = OmegaConf.to_yaml(cfg, resolve=True)
         folder = RunFolder(Path(settings.output_dir), yaml, resume=settings.resume, free=FREE_SETTINGS, again=True)
+        go_on_with(f"output_dir={settings.output_dir}", "resume=true")
     return _Job(cfg, settings, data, trainer, keeper, folder, original, policy, clock, Console())
 
 

@@ -22,6 +22,7 @@ from mirror_pl.locate import miniature_dir
 from mirror_pl.miniature import WorldSpec, build_world
 from mirror_pl.provenance import git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain
+from mirror_pl.stopping import go_on_with
 
 BANK_LABELS = {"real": "[0]", "mixed": "[0,1]", "fake": "[1]"}
 """Classes of the training images that a bank is learnt from."""
@@ -45,6 +46,7 @@ def run(cfg: DictConfig) -> None:
     path, spec = Path(settings.output_dir), WorldSpec()
     print_plain("The miniature: small decoders to be told from photographs. It is no detector for the real world.", console)
     folder = RunFolder(path, OmegaConf.to_yaml(cfg, resolve=True), resume=settings.resume)
+    go_on_with(f"output_dir={path}", "resume=true")
     seconds: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], None]) -> None:

@@ -37,6 +37,7 @@ from mirror_pl.prediction import (
 from mirror_pl.prediction.engine import LARGEST_BATCH
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import print_plain
+from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable, storable
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def run(cfg: DictConfig) -> None:
         check_map_folder(Path(settings.maps), "maps")
     with output.claimed():
         output.check(resume=settings.resume)
+        go_on_with("resume=true")
         _score_into(output, settings, device, Console())
 
 

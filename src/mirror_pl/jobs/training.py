@@ -21,12 +21,14 @@ from mirror_pl.detectors.known_backbones import backbone_name
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.jobs.dashboards import dashboards, show_facts
 from mirror_pl.jobs.detector_phase import BEST_FILE, LAST_FILE, DetectorPhase, ProbePhase
+from mirror_pl.jobs.local_processes import local_processes
 from mirror_pl.jobs.memory_phase import MemoryPhase
 from mirror_pl.jobs.phase import Phase
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.modules.trainable import check_factories
 from mirror_pl.provenance import device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain
+from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable
 
 if TYPE_CHECKING:
@@ -47,6 +49,11 @@ def run(cfg: DictConfig) -> None:
         MirrorError: Before anything is written, if settings, data or weights are not usable; if the loss is not finite; and,
             after everything was written, if some images could not be read.
     """
+    if cfg.phase.name == "miniature":
+        from mirror_pl.jobs import miniature
+
+        miniature.run(cfg)
+        return
     console, started = Console(), datetime.now().astimezone()
     phase = PHASES[cfg.phase.name](cfg)
     settings = phase.settings
@@ -67,6 +74,7 @@ def run(cfg: DictConfig) -> None:
     if trainer.is_global_zero:  # with several processes, one of them prints and writes
         _check_nobody_elses(path, phase)
         folder = RunFolder(path, settings_yaml, resume=settings.resume)
+        go_on_with(f"output_dir={path}", "resume=true")
     last = path / LAST_FILE
     resumed = settings.resume and last.exists()
     try:
@@ -94,10 +102,11 @@ def run(cfg: DictConfig) -> None:
         show_facts(trainer, {"data": fingerprint, "detector": phase.detector.rebuilt_from(), **made_by})
         module.origin = facts
         clock = time.perf_counter()
-        trainer.fit(module, datamodule=data, ckpt_path=str(last) if resumed else None)
-        steps, planned = trainer.global_step, trainer.estimated_stepping_batches
-        trainer.save_checkpoint(last)
-        flaws = sorted({flaw.id: flaw for share in of_all(module.flaws, trainer) for flaw in share.values()}.values())
+        with local_processes(trainer):
+            trainer.fit(module, datamodule=data, ckpt_path=str(last) if resumed else None)
+            steps, planned = trainer.global_step, trainer.estimated_stepping_batches
+            trainer.save_checkpoint(last)
+            flaws = sorted({flaw.id: flaw for share in of_all(module.flaws, trainer) for flaw in share.values()}.values())
         if folder is None:
             return
 

@@ -37,6 +37,10 @@ SchedulerFactory = Callable[..., LRScheduler]
 `steps_per_epoch` is told."""
 
 
+LOOK_EVERY = 8
+"""Batches between two looks at what all processes must agree on: whether losses are finite, and whether to stop."""
+
+
 class TrainableModule(L.LightningModule, ABC):
     """Trains parts of a detector in place; all others stay as they are.
 
@@ -82,6 +86,7 @@ class TrainableModule(L.LightningModule, ABC):
         self.seed = seed
         self.flaws: dict[int, Flaw] = {}
         self.origin: dict[str, Any] = {}
+        self._recent: list[tuple[int, Tensor, Tensor]] = []
         self.lr: float | None = None
         self.began_at = 0
 
@@ -169,7 +174,8 @@ class TrainableModule(L.LightningModule, ABC):
         """Return the loss of a batch.
 
         Raises:
-            DataError: If it is not finite; the names of the batch's images are kept.
+            DataError: If it, or that of one of the `LOOK_EVERY` batches before, is not finite; the names of that batch's
+                images are kept.
         """
         self.flaws.update((flaw.id, flaw) for flaw in batch.flaws)
         if len(batch.ids):
@@ -177,24 +183,31 @@ class TrainableModule(L.LightningModule, ABC):
         else:  # no image of the batch could be read; other processes wait for gradients
             loss = torch.stack([parameter.sum() for parameter in self.trained_parameters().values()]).sum() * 0
             logged = {}
-        # All processes stop together: one alone would leave the others waiting for its gradients.
-        if not self.trainer.strategy.reduce_boolean_decision(bool(loss.detach().isfinite()), all=True):
-            self._stop_at(batch, float(loss.detach()))
+        self._recent.append((self.global_step, loss.detach(), batch.ids))
+        if not (batch_idx + 1) % LOOK_EVERY or self.trainer.is_last_batch:
+            self._check_losses()
         if len(batch.ids):
             figures = {"loss": loss.detach(), **logged}
             self.log_dict({f"train/{name}": value for name, value in figures.items()}, batch_size=len(batch.ids))
         return loss
 
-    def _stop_at(self, batch: Batch, loss: float) -> None:
-        shares = of_all((loss, batch.ids.tolist()), self.trainer)
-        loss, images = next(share for share in shares if not math.isfinite(share[0]))
+    def _check_losses(self) -> None:
+        """Look at the losses since the last look: looking at each would have the device wait for the host, step by step."""
+        recent, self._recent = self._recent, []
+        finite = bool(torch.stack([loss for _, loss, _ in recent]).isfinite().all())
+        # All processes stop together: one alone would leave the others waiting for its gradients.
+        if self.trainer.strategy.reduce_boolean_decision(finite, all=True):
+            return
+        mine = [(step, float(loss), ids.tolist()) for step, loss, ids in recent]
+        lost = [share for shares in of_all(mine, self.trainer) for share in shares if not math.isfinite(share[1])]
+        step, loss, images = min(lost, key=lambda share: share[0])
         paths = self.trainer.datamodule.training_set.paths  # type: ignore[attr-defined]
         file = Path(self.trainer.default_root_dir) / "not_finite.txt"
         with suppress(OutputError):
             if self.trainer.is_global_zero:
                 write_text(file, "".join(f"{printable(paths[image])}\n" for image in images))
         raise DataError(
-            f"the loss is {loss} at step {self.global_step}; the images of that batch are named in {file}. Start anew with "
+            f"the loss is {loss} at step {step}; the images of that batch are named in {file}. Start anew with "
             "a lower learning rate (optimizer.lr), or without what is wrong with them"
         )
 

@@ -24,6 +24,7 @@ from mirror_pl.images import PreprocessSpec
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.pictures import Limits, prepare_item
+from mirror_pl.stopping import in_worker
 from mirror_pl.texts import printable
 
 Prepared: TypeAlias = tuple[Item, PreparedPicture]
@@ -74,7 +75,7 @@ class _Process:
         self.pipe, theirs = context.Pipe()
         # A copy has these ends too; did it keep them open, it would wait for ever for a reader that was killed.
         ours = [self.pipe, *(other.pipe for other in others)] if _FORKS else []
-        self.process = context.Process(target=_decode, args=(theirs, ours, os.getpid(), *work), daemon=True)
+        self.process = context.Process(target=_decode, args=(theirs, ours, *work), daemon=True)
         with warnings.catch_warnings():  # the copy decodes only: it touches no thread, and no lock, of this process
             warnings.simplefilter("ignore", DeprecationWarning)
             self.process.start()
@@ -119,20 +120,16 @@ class _Process:
         return self.process.exitcode
 
 
-def _decode(pipe: Connection, ours: list[Connection], parent: int, spec: PreprocessSpec, crops: str, limits: Limits) -> None:
+def _decode(pipe: Connection, ours: list[Connection], spec: PreprocessSpec, crops: str, limits: Limits) -> None:
     """Answer each item with its picture, until nobody asks any more. Runs in a process of its own."""
     for end in ours:
         end.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks ends this one
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    in_worker(0)
     with open(os.devnull, "wb") as nowhere:  # libtiff prints what is wrong with a file, which is in its row
         os.dup2(nowhere.fileno(), 2)
     with suppress(EOFError, OSError):
         pipe.send(None)
         while True:
-            while not pipe.poll(2 * _LOOK_S):
-                if os.getppid() != parent:  # it was killed
-                    return
             pipe.send(prepare_item(pipe.recv(), spec, crops, limits))
 
 

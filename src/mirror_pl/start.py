@@ -1,0 +1,56 @@
+"""What a command begins with: signals and a first line, before its imports, which take seconds."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+from mirror_pl.stopping import STARTED_BY_US, Stopped, end_with_parent, say_stopped, stopped_by_signals
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+_JOBS: Final = {
+    "eval": "evaluation",
+    "train": "training",
+    "predict": "predicting",
+    "report": "reporting",
+    "gallery": "gallery",
+    "app": "app",
+    "convert": "conversion",
+    "check_data": "data_check",
+}
+"""The module in `jobs` of each command."""
+_INPUTS: Final = {"predict": "input", "report": "runs", "gallery": "runs"}
+"""The setting that plain paths on the command line are, see `take_paths`."""
+_QUESTIONS: Final = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--resolve"}
+
+
+def start(name: str) -> None:
+    """Run a command with the command line, and end the process with its exit code.
+
+    A signal that asks to stop, also one during the imports, is one line and an exit code. Other errors than those of ours
+    keep their traceback.
+    """
+    is_first = STARTED_BY_US not in os.environ
+    with stopped_by_signals(name, quietly=not is_first):
+        try:
+            if not is_first:
+                end_with_parent()
+            elif not _QUESTIONS & {*sys.argv[1:]} and not any(argument.startswith("-sc") for argument in sys.argv[1:]):
+                print(f"mirror_pl {name}: starting", file=sys.stderr, flush=True)  # noqa: T201
+            from mirror_pl.config.command import named_settings, run_command
+            from mirror_pl.config.schema import read_command_settings
+
+            def main(cfg: DictConfig) -> None:
+                read_command_settings(cfg, name)
+                # Only now: torch and Lightning take seconds, and a wrong setting is to be answered at once.
+                run = import_module(f"mirror_pl.jobs.{_JOBS[name]}").run
+                run(cfg, named_settings()) if name == "eval" else run(cfg)
+
+            run_command(name, main, inputs=_INPUTS.get(name))
+        except Stopped as stopped:
+            raise SystemExit(say_stopped(stopped)) from None
