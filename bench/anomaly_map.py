@@ -25,15 +25,15 @@ from PIL import Image, ImageDraw, ImageFont
 from mirror_pl import load_detector
 from mirror_pl.detectors import MirrorDetector
 from mirror_pl.detectors.maps import token_maps
-from mirror_pl.detectors.prediction import PreparedPicture, predict_all
+from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.images import plan_crops
+from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.locate import miniature_dir
 from mirror_pl.miniature import WorldSpec
-from mirror_pl.miniature.crops import cut_crops, vary
 from mirror_pl.miniature.decoders import DECODERS, Rebuilder
-from mirror_pl.miniature.photographs import Split, read_photographs
+from mirror_pl.miniature.photographs import Split, cut_crops, read_photographs, vary
 from mirror_pl.miniature.rebuilding import rebuild, train_rebuilder
-from mirror_pl.reports.map_picture import MAPS, ColourRange, MapLayer, draw_map
+from mirror_pl.reports.map_overlay import MAPS, ColourRange, MapLayer, draw_map
 
 TOKENS = 3
 """Side of the square, in tokens."""

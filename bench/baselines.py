@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs wit
 from mirror_pl.detectors.bfree import PATCH_PX, VIT_B, WINDOWS, BfreeDetector
 from mirror_pl.detectors.dda import LORA, VIT_L, DdaDetector
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
-from mirror_pl.detectors.prediction import prepare
+from mirror_pl.images.pictures import prepare
 
 SIZES = [(512, 512), (1024, 768), (256, 256), (768, 1024)]
 """Width and height of the pictures, in turn: small ones have five equal windows, as those of many generators do."""

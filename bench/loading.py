@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs wit
 from mirror_pl.detectors import BackboneConfig, DetectorConfig, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import Backbone
 from mirror_pl.detectors.checkpoint import read_detector, save_folder
-from mirror_pl.detectors.config import LoraConfig, MemoryBankConfig
+from mirror_pl.detectors.detector_config import LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 
 CHECKPOINT, BACKBONE, CONVERTED = "checkpoint-h-cur.pth", "backbone", "converted"

@@ -26,7 +26,7 @@ from paired import describe
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
 from mirror_pl.detectors import MirrorDetector
-from mirror_pl.detectors.prediction import prepare
+from mirror_pl.images.pictures import prepare
 from mirror_pl.prediction import Item, row_of, score
 from mirror_pl.prediction.formats import as_line
 

@@ -21,7 +21,7 @@ from paired import best_device, describe, matrix_ceiling, resident_bytes, second
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
-from mirror_pl.detectors.config import HeadConfig, MemoryBankConfig
+from mirror_pl.detectors.detector_config import HeadConfig, MemoryBankConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
 from mirror_pl.retrieval import ENTROPY_EPS

@@ -28,7 +28,7 @@ from paired import all_seconds_of, best_device, describe, resident_bytes
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
 from mirror_pl.detectors import DetectorConfig, MirrorDetector
-from mirror_pl.detectors.config import HeadConfig, LoraConfig, MemoryBankConfig
+from mirror_pl.detectors.detector_config import HeadConfig, LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank

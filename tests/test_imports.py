@@ -18,9 +18,9 @@ SHARED = {
     "labels",
     "files",
     "locate",
-    "locks",
     "provenance",
     "sources",
+    "stopping",
     "texts",
 }  # plain modules that know no room
 
@@ -53,7 +53,8 @@ ALLOWED = {
         "prediction",
         "app_page",
     },
-    **{name: {"config", "jobs"} for name in COMMANDS},
+    **{name: {"start"} for name in COMMANDS},
+    "start": {"config", "jobs"},
     **{name: {"errors", "texts"} for name in SHARED},
     "__init__": {"detectors", "data", "modules"},
     "__main__": set(),
@@ -63,7 +64,7 @@ CONFINED = {
     "lightning": {"data", "modules", "callbacks", "config", "jobs"},  # the last two for its types and errors only
     "hydra": {"config"},
     "pydantic": {"config"},
-    "omegaconf": {"config", "jobs", *COMMANDS},
+    "omegaconf": {"config", "jobs", "start"},
     "transformers": {"detectors"},
     "peft": {"detectors"},
     "wandb": {"callbacks", "reports"},  # the first for how a run begins and ends, the second for what is in it

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from mirror_pl.errors import ConfigError
-from mirror_pl.locks import FolderLock
+from mirror_pl.files import FolderLock
 
-TRY = "import sys; from pathlib import Path; from mirror_pl.locks import FolderLock; FolderLock(Path(sys.argv[1])).take()"
+TRY = "import sys; from pathlib import Path; from mirror_pl.files import FolderLock; FolderLock(Path(sys.argv[1])).take()"
 
 
 def is_free(path: Path) -> bool:

@@ -1,16 +1,19 @@
-"""What a run was made with: versions, machine, source revision."""
+"""What a run was made with, and when: versions, machine, source revision, times."""
 
 from __future__ import annotations
 
 import platform
 import subprocess
 import sys
+import time
+from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
 
 PACKAGES = ("mirror_pl", "torch", "lightning", "transformers", "peft", "torchmetrics", "hydra-core", "numpy", "pillow")
 
@@ -50,3 +53,26 @@ def git_revision() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+class Clock:
+    """Runs from when it is made.
+
+    Attributes:
+        started: When the run was started; for one that goes on, when it was first.
+    """
+
+    def __init__(self) -> None:
+        self.started = datetime.now().astimezone()
+        self._seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, part: str) -> None:
+        """End a part."""
+        now = time.perf_counter()
+        self._seconds[part], self._last = now - self._last, now
+
+    def facts(self) -> dict[str, Any]:
+        """Return it for ``run.json``."""
+        finished = datetime.now().astimezone()
+        return {"started": self.started.isoformat(), "finished": finished.isoformat(), "seconds": self._seconds}

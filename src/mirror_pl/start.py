@@ -13,17 +13,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-_JOBS: Final = {
-    "eval": "evaluation",
-    "train": "training",
-    "predict": "predicting",
-    "report": "reporting",
-    "gallery": "gallery",
-    "app": "app",
-    "convert": "conversion",
-    "check_data": "data_check",
-}
-"""The module in `jobs` of each command."""
 _INPUTS: Final = {"predict": "input", "report": "runs", "gallery": "runs"}
 """The setting that plain paths on the command line are, see `take_paths`."""
 _QUESTIONS: Final = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--resolve"}
@@ -48,7 +37,7 @@ def start(name: str) -> None:
             def main(cfg: DictConfig) -> None:
                 read_command_settings(cfg, name)
                 # Only now: torch and Lightning take seconds, and a wrong setting is to be answered at once.
-                run = import_module(f"mirror_pl.jobs.{_JOBS[name]}").run
+                run = import_module(f"mirror_pl.jobs.{name}").run
                 run(cfg, named_settings()) if name == "eval" else run(cfg)
 
             run_command(name, main, inputs=_INPUTS.get(name))

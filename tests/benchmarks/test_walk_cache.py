@@ -126,3 +126,17 @@ def test_a_compressed_listing_is_damage_too(tree: Path, tmp_path: Path, monkeypa
         kept = dict(archive)
     np.savez_compressed(file, **kept)
     assert look(tree, monkeypatch, tmp_path / "cache")[1]
+
+
+def test_a_tree_deeper_than_pythons_stack(tmp_path: Path) -> None:
+    folders = [Path(tmp_path, *["d"] * depth) for depth in range(1, 1501)]
+    for folder in folders:
+        folder.mkdir()
+    (folders[-1] / "a.png").touch()
+    try:
+        (found,) = walk(tmp_path, {".png"}).folders
+    finally:  # pytest would remove it by recursion
+        (folders[-1] / "a.png").unlink()
+        for folder in reversed(folders):
+            folder.rmdir()
+    assert len(found.parts) == len(folders)

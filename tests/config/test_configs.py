@@ -16,7 +16,7 @@ from mirror_pl.config.command import check_choices, check_overrides, compose
 from mirror_pl.config.schema import BackboneSettings, ConvertSettings, EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import ConfigError
-from mirror_pl.jobs import evaluation
+from mirror_pl.jobs import eval as evaluation
 from mirror_pl.locate import CHECKOUT, config_dir
 
 MINIATURE = len(list((CHECKOUT / "data/miniature/test").rglob("*.jpg")))

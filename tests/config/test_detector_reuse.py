@@ -25,7 +25,7 @@ from mirror_pl.config.schema import EvalSettings, read_settings
 from mirror_pl.detectors import MirrorDetector, load_detector
 from mirror_pl.detectors.checkpoint import BackboneSource
 from mirror_pl.errors import CheckpointError, ConfigError
-from mirror_pl.jobs.evaluation import run
+from mirror_pl.jobs.eval import run
 
 
 @pytest.fixture

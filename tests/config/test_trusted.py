@@ -18,14 +18,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from mirror_pl.config import build as building
+from mirror_pl.config.build import TRUSTED
 from mirror_pl.config.command import compose
 from mirror_pl.config.schema import literal
-from mirror_pl.config.trusted import TRUSTED
 from mirror_pl.errors import ConfigError, MirrorError
-from mirror_pl.jobs import evaluation, gallery
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs import gallery
 
 SHELL = "torch.optim.optimizer.torch.utils.collect_env.run"
-PICKLE = "mirror_pl.detectors.checkpoint.files.torch.load"
+PICKLE = "mirror_pl.detectors.checkpoint.read.torch.load"
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def write_image(path: Path, seed: int) -> None:
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
     """Whole, truncated and undecodable files, and a shard with two images; all count as old."""
-    monkeypatch.setattr(sys.modules["mirror_pl.images.identity"], "RACY_NS", -(10**10))
+    monkeypatch.setattr(sys.modules["mirror_pl.images.crop_cache"], "RACY_NS", -(10**10))
     root = tmp_path / "data"
     root.mkdir()
     for seed, name in enumerate(["a.jpg", "b.png", "c.webp", "d.bmp", "e.PNG", "short.png"]):

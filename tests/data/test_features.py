@@ -28,7 +28,7 @@ from mirror_pl.data.features import (
     make_features,
 )
 from mirror_pl.data.training import TrainingDataModule
-from mirror_pl.detectors.config import BackboneConfig, DetectorConfig, MemoryBankConfig
+from mirror_pl.detectors.detector_config import BackboneConfig, DetectorConfig, MemoryBankConfig
 from mirror_pl.errors import DataError, OutputError
 from mirror_pl.images import AugmentSpec, PreprocessSpec
 from mirror_pl.scores import Status

@@ -12,9 +12,8 @@ from golden_set import SMALL, GoldenSet
 from mirror_pl.detectors import DetectorConfig, LoraConfig, MirrorDetector
 from mirror_pl.detectors.backbone import Backbone, read_backbone_folder
 from mirror_pl.detectors.checkpoint.names import live_names, our_name
-from mirror_pl.detectors.checkpoint.signature import Signature
-from mirror_pl.detectors.config import BackboneConfig
-from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
+from mirror_pl.detectors.detector_config import BackboneConfig
+from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, Signature, known_backbone
 from mirror_pl.detectors.lora import add_lora
 from mirror_pl.errors import CheckpointError, ConfigError
 

@@ -22,8 +22,8 @@ from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.bfree import BfreeDetector, load_bfree
 from mirror_pl.detectors.checkpoint import load_backbone, load_bank, read_checkpoint, read_detector, save_folder
 from mirror_pl.detectors.checkpoint.torch_file import is_plain
-from mirror_pl.detectors.config import BackboneConfig
 from mirror_pl.detectors.dda import load_dda
+from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.detectors.linear_detector import VitSize
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.detectors.univfd import UnivfdDetector, load_univfd

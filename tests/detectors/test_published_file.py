@@ -16,7 +16,7 @@ from torch import Tensor
 from mirror_pl.detectors import BackboneConfig, DetectorConfig, HeadConfig, LoraConfig, MirrorDetector, load_detector
 from mirror_pl.detectors.checkpoint import departures, merged, read_checkpoint, read_detector, save_published
 from mirror_pl.detectors.checkpoint.names import our_name, with_our_names
-from mirror_pl.detectors.checkpoint.published_names import published_names
+from mirror_pl.detectors.checkpoint.published import published_names
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES
 from mirror_pl.errors import CheckpointError, OutputError
 

@@ -24,7 +24,7 @@ import pytest
 
 from mirror_pl.images import CropCache, PreprocessSpec, crop_limit, crop_segments
 from mirror_pl.images.crop_cache import AFTER_THE_CROP
-from mirror_pl.images.crop_limit import make_room
+from mirror_pl.images.crop_segments import make_room
 
 SPEC = PreprocessSpec(crop_px=32)
 CROP_BYTES = 32 * 32 * 3

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mirror_pl.images import identity
+from mirror_pl.images import crop_cache as identity
 from mirror_pl.sources import ImageSource
 
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that counts as old, though it is new; the clock of its times has moved on since."""
-    monkeypatch.setattr(sys.modules["mirror_pl.images.identity"], "RACY_NS", -(10**10))
+    monkeypatch.setattr(sys.modules["mirror_pl.images.crop_cache"], "RACY_NS", -(10**10))
     (tmp_path / "other.png").write_bytes(b"others")
     (tmp_path / "x.png").write_bytes(b"before")
     time.sleep(0.02)

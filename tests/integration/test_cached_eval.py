@@ -9,7 +9,7 @@ from golden_set import SMALL
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError
-from mirror_pl.jobs.evaluation import run
+from mirror_pl.jobs.eval import run
 
 
 def evaluate(output: Path, *overrides: str) -> bytes:

@@ -13,7 +13,7 @@ from golden_set import SMALL
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
-from mirror_pl.jobs.data_check import run
+from mirror_pl.jobs.check_data import run
 
 
 def check(root: Path, *overrides: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from golden_set import SMALL
 
 from mirror_pl.config.command import _report, compose
 from mirror_pl.errors import CheckpointError, ConfigError, OutputError
-from mirror_pl.jobs.conversion import run as convert
+from mirror_pl.jobs.convert import run as convert
 from mirror_pl.miniature import WorldSpec
 
 

@@ -17,8 +17,8 @@ from mirror_pl.detectors import load_detector
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_sha256, read_checkpoint
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.files import path_sha256
-from mirror_pl.jobs.conversion import run as run_convert
-from mirror_pl.jobs.evaluation import run as run_eval
+from mirror_pl.jobs.convert import run as run_convert
+from mirror_pl.jobs.eval import run as run_eval
 
 TRAINING = {"epoch": 4, "data": {"fingerprint": "abc"}}
 

@@ -26,7 +26,8 @@ from wandb_run_files import RunFiles, read_run
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, IncompleteRunError
-from mirror_pl.jobs import evaluation, training
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs import train as training
 from mirror_pl.reports.wandb_run import PUBLISHED_COLUMNS
 from mirror_pl.scores import METRICS
 

@@ -19,7 +19,7 @@ from golden_set import SMALL, GoldenSet
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError, OutputError
-from mirror_pl.jobs.evaluation import run
+from mirror_pl.jobs.eval import run
 
 KEYS = {"chameleon": "Chameleon", "wildrf": "WildRF", "synthwildx": "Synthwildx"}
 
@@ -135,7 +135,7 @@ def test_torchmetrics_balanced_accuracy_is_logged(tmp_path: Path) -> None:
 
 
 def test_a_converted_folder_and_its_name_mean_the_same(tmp_path: Path) -> None:
-    from mirror_pl.jobs.conversion import run as convert
+    from mirror_pl.jobs.convert import run as convert
 
     for merge in ("true", "false"):
         converted = tmp_path / f"detector {merge}"

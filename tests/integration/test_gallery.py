@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError
-from mirror_pl.jobs import evaluation, gallery
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs import gallery
 from mirror_pl.locate import miniature_dir
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"

@@ -14,11 +14,12 @@ from PIL import Image
 from mirror_pl import load_detector
 from mirror_pl.config.command import compose
 from mirror_pl.detectors import BackboneConfig, CropPolicy, DetectorConfig, HeadConfig, MirrorDetector
-from mirror_pl.detectors.prediction import predict_all
+from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.errors import ConfigError, IncompleteRunError, OutputError
 from mirror_pl.images.pictures import PreparedPicture, prepare
-from mirror_pl.jobs import map_files, predicting
-from mirror_pl.jobs.map_files import MapFolder, safe_name
+from mirror_pl.jobs import map_files
+from mirror_pl.jobs import predict as predicting
+from mirror_pl.jobs.maps import MapFolder, safe_name
 
 KINDS = ("entropy", "max_weight", "residual_norm")
 

@@ -10,7 +10,8 @@ import pytest
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError
-from mirror_pl.jobs import miniature, training
+from mirror_pl.jobs import miniature
+from mirror_pl.jobs import train as training
 from mirror_pl.miniature import WorldSpec
 
 SPEC = WorldSpec(train_crops=2, val_crops=2, test_crops=2, steps=2)

@@ -22,7 +22,11 @@ from mirror_pl.detectors.baselines import load_baseline
 from mirror_pl.detectors.checkpoint.names import is_adapter, our_name
 from mirror_pl.detectors.linear_detector import LinearDetector
 from mirror_pl.errors import CheckpointError, ConfigError
-from mirror_pl.jobs import conversion, evaluation, gallery, predicting, training
+from mirror_pl.jobs import convert as conversion
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs import gallery
+from mirror_pl.jobs import predict as predicting
+from mirror_pl.jobs import train as training
 from mirror_pl.locate import miniature_dir
 from mirror_pl.modules import DetectorModule
 
@@ -114,7 +118,7 @@ def test_four_detectors_in_one_sweep_and_one_report(
     assert "for non-profit use only" in caplog.text, "the licence of B-Free is said where it is loaded"
     assert sweep(*given, *more, f"output_dir={tmp_path}/sweep").stdout.count("Complete already") == 4
 
-    from mirror_pl.jobs import reporting
+    from mirror_pl.jobs import report as reporting
 
     reporting.run(compose("report", [f"runs=[{tmp_path}/sweep]", f"output_dir={tmp_path}/report", "replicates=20"]))
     with (tmp_path / "report/table.csv").open() as file:

@@ -22,7 +22,7 @@ from runs import kill_all, start
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, LostProcessError
-from mirror_pl.jobs.predicting import run
+from mirror_pl.jobs.predict import run
 from mirror_pl.jobs.prediction_progress import Progress
 from mirror_pl.prediction import Item, OutputFile
 from mirror_pl.prediction.pictures import prepare_item

@@ -16,7 +16,7 @@ from golden_set import SMALL
 from runs import eval_command, results_of
 
 from mirror_pl.config.command import compose
-from mirror_pl.jobs.evaluation import run
+from mirror_pl.jobs.eval import run
 
 COMMON = [
     f"checkpoint={SMALL.checkpoint}", "trainer.accelerator=cpu", "num_workers=0", "data.index_cache=null", "max_bad_fraction=1",

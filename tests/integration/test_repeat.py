@@ -17,7 +17,7 @@ from runs import results_of
 from mirror_pl.config.command import compose
 from mirror_pl.config.sweep import setting_of
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError
-from mirror_pl.jobs.evaluation import run
+from mirror_pl.jobs.eval import run
 from mirror_pl.jobs.repetition import Agreement
 
 

@@ -19,8 +19,8 @@ from run_folders import Run, images
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError
-from mirror_pl.jobs.evaluation import run as evaluate
-from mirror_pl.jobs.reporting import run
+from mirror_pl.jobs.eval import run as evaluate
+from mirror_pl.jobs.report import run
 
 SUBSETS = {"a": (30, 30), "b": (20, 40)}
 FILES = {"report.json", "table.csv", "metrics.csv", "comparisons.csv", "report.md", "report.tex", "report.html"}

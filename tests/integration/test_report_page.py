@@ -14,7 +14,7 @@ from run_folders import Run, images
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import IncompleteRunError
-from mirror_pl.jobs.reporting import run
+from mirror_pl.jobs.report import run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "<img src=x onerror=\"document.title='owned'\">"

@@ -22,7 +22,7 @@ from runs import eval_command, kill_all, rank_process, results_of, start, wait_f
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, OutputError
-from mirror_pl.jobs.evaluation import run
+from mirror_pl.jobs.eval import run
 from mirror_pl.modules.detector import DetectorModule
 from mirror_pl.scores.parts import PartWriter, count_scored
 
@@ -198,7 +198,7 @@ def test_other_scores_are_refused(
     elif change == "recipe":  # as if another version of the code had another one
         facts["facts"]["detector"]["preprocess"]["crop_px"] = 224
         monkeypatch.setattr(
-            "mirror_pl.jobs.evaluation.dependencies",
+            "mirror_pl.jobs.eval.dependencies",
             lambda *a: (
                 (d := dependencies(*a))
                 and {**d, "detector": {**d["detector"], "preprocess": {**d["detector"]["preprocess"], "crop_px": 208}}}
@@ -230,7 +230,7 @@ def test_two_processes_do_not_go_on_with_one_run(tree: Path, tmp_path: Path, mon
     with stopped_after(monkeypatch, 2):
         evaluate(tree, output)
     code = (
-        "import sys; from pathlib import Path; from mirror_pl.locks import FolderLock; FolderLock(Path(sys.argv[1])).take();"
+        "import sys; from pathlib import Path; from mirror_pl.files import FolderLock; FolderLock(Path(sys.argv[1])).take();"
         "print('taken', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

@@ -21,7 +21,7 @@ from torch import Tensor
 from mirror_pl.config.command import compose
 from mirror_pl.detectors.checkpoint import load_backbone
 from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError
-from mirror_pl.jobs.training import run
+from mirror_pl.jobs.train import run
 from mirror_pl.modules import memory_bank as memory_bank_module
 
 SMALL_BANK = ["phase.slots=48", "phase.heads=4", "phase.top_k=6", "batch_size=8", "num_workers=0", "~callbacks.progress"]

@@ -24,8 +24,8 @@ from mirror_pl.detectors import DetectorConfig, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import load_backbone
 from mirror_pl.errors import CheckpointError, ConfigError, DataError
-from mirror_pl.jobs import evaluation
-from mirror_pl.jobs.training import run
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs.train import run
 from mirror_pl.modules import DetectorModule
 
 IMAGES = Path(tempfile.gettempdir()) / f"mirror_pl_detector_images_{os.getpid()}"
@@ -122,7 +122,7 @@ def test_frozen_parts_do_not_change_and_are_not_in_the_file(trained: Path, bank:
 
 def test_the_checkpoint_is_evaluated_like_any_other(trained: Path, tmp_path: Path) -> None:
     """By the command, the validation's own figure comes out again, from the checkpoint and from both exports of it."""
-    from mirror_pl.jobs import conversion
+    from mirror_pl.jobs import convert as conversion
 
     conversion.run(compose("convert", [f"input={trained}/best.ckpt", f"output={tmp_path}/folder"]))
     conversion.run(compose("convert", [f"input={trained}/best.ckpt", f"output={tmp_path}/published.pth"]))
@@ -429,7 +429,7 @@ def test_two_processes_agree_with_one(bank: Path, tmp_path: Path) -> None:
 
 def test_a_detector_is_trained_further(trained: Path, tmp_path: Path) -> None:
     """The published file, with its own LoRA; one of ours, whose backbone is elsewhere; one that was merged, with a fresh LoRA."""
-    from mirror_pl.jobs import conversion
+    from mirror_pl.jobs import convert as conversion
 
     merged = ["merge_lora=true", f"input={SMALL.checkpoint}", f"output={tmp_path}/merged"]
     conversion.run(compose("convert", merged))

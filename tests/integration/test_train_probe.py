@@ -16,8 +16,8 @@ from mirror_pl.config.command import compose
 from mirror_pl.detectors import MirrorDetector, load_detector
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.pictures import prepare
-from mirror_pl.jobs import evaluation
-from mirror_pl.jobs.training import run
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs.train import run
 
 IMAGES = 100
 

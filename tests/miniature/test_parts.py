@@ -13,9 +13,8 @@ from PIL import Image
 
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.miniature import WorldSpec
-from mirror_pl.miniature.crops import cut_crops, vary
 from mirror_pl.miniature.decoders import DECODERS
-from mirror_pl.miniature.photographs import PHOTOGRAPHS, read_photographs
+from mirror_pl.miniature.photographs import PHOTOGRAPHS, cut_crops, read_photographs, vary
 from mirror_pl.miniature.rebuilding import rebuild, train_rebuilder
 
 DATA = Path(__file__).parents[2] / "data/miniature"

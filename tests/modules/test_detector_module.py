@@ -14,7 +14,7 @@ from torch import Tensor
 from mirror_pl.data.batch import Batch
 from mirror_pl.detectors import BackboneConfig, DetectorConfig, HeadConfig, LoraConfig, MemoryBankConfig, MirrorDetector
 from mirror_pl.detectors.backbone import Backbone
-from mirror_pl.detectors.config import HeadInput
+from mirror_pl.detectors.detector_config import HeadInput
 from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import PreprocessSpec

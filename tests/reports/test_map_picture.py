@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mirror_pl.reports.map_picture import (
+from mirror_pl.reports.map_overlay import (
     MAPS,
     NOT_FINITE,
     OPACITY,

@@ -7,7 +7,7 @@ from pathlib import Path
 from run_folders import Run
 
 from mirror_pl.reports.gathered_runs import find_runs
-from mirror_pl.reports.shared_threshold import apply_to, fit_on
+from mirror_pl.reports.measure import apply_to, fit_on
 
 
 def test_a_real_that_a_user_named_elsewhere_counts_as_shared(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mirror_pl.retrieval import chunked, dense, expand, fused
+from mirror_pl.retrieval.cpu import pool_cpu
 from mirror_pl.retrieval.fused import pool_fused, select_fused
-from mirror_pl.retrieval.pool_cpu import pool_cpu
 
 pytest.importorskip("triton", reason="triton is installed with the dev extra, on Linux")
 

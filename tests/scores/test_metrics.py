@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score, average_precision_score, balanced_ac
 
 from mirror_pl.scores import METRICS, SubsetScores, make_table, score_benchmark
 from mirror_pl.scores.metrics import average, subset_metrics
-from mirror_pl.scores.prediction_table import Status
 from mirror_pl.scores.streaming import SubsetBalancedAccuracy
+from mirror_pl.scores.table import Status
 
 
 def sigmoid(logit: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from mirror_pl.scores import SCHEMA, make_table, read_table, write_table
-from mirror_pl.scores.prediction_table import Status
+from mirror_pl.scores.table import Status
 
 
 def test_round_trip(tmp_path: Path) -> None:

@@ -10,14 +10,14 @@ from typing import Final
 
 from PIL import Image
 
-from mirror_pl.app_page.recipe import recipe
+from mirror_pl.app_page.form import recipe
 from mirror_pl.detectors import CropPolicy, Detector, MirrorDetector, Prediction
 from mirror_pl.detectors.maps import token_maps
-from mirror_pl.detectors.prediction import predict_all
+from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.images import decode
 from mirror_pl.images.pictures import PreparedPicture, prepare
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
-from mirror_pl.reports.map_picture import MAPS, MapLayer, draw_map
+from mirror_pl.reports.map_overlay import MAPS, MapLayer, draw_map
 
 SHOWN_PX: Final = 768
 """Longer side of the picture that is shown, at most."""

@@ -1,13 +1,45 @@
-"""Where the page is served: a port that is bound before anything is loaded, or the next one that is free, named."""
+"""What the page is served with: a private folder for gradio, nothing asked of or told to others, and a port."""
 
 from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 from mirror_pl.errors import ConfigError
+
+_ENVIRONMENT: Final = {
+    "GRADIO_TEMP_DIR": "",
+    "GRADIO_ANALYTICS_ENABLED": "False",  # no report of its use, no question for a newer version
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_SHARE": "False",
+    "GRADIO_MCP_SERVER": "False",
+}
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    """Give gradio a folder of its own for temporary files, which only this user can read, and remove it in the end.
+
+    Nothing should ever be in it: uploads stay in memory, and answers are part of the page.
+    """
+    before = {name: os.environ.get(name) for name in _ENVIRONMENT}
+    with tempfile.TemporaryDirectory(prefix="mirror_pl-app-") as name:  # of mode 0700
+        os.environ.update({**_ENVIRONMENT, "GRADIO_TEMP_DIR": name})
+        try:
+            yield Path(name)
+        finally:
+            for key, value in before.items():
+                os.environ.pop(key, None)
+                if value is not None:
+                    os.environ[key] = value
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -11,9 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.labelling import class_of, labels_of, labels_of_reals
 from mirror_pl.benchmarks.manifest import USER_REALS, Layout, Manifest
-from mirror_pl.benchmarks.walk import Walk, find_folder
+from mirror_pl.benchmarks.walk import Walk, class_of, find_folder, labels_of, labels_of_reals
 from mirror_pl.benchmarks.walk_cache import cached_walk
 from mirror_pl.errors import BenchmarkAbsentError, DataError, name_list
 from mirror_pl.labels import REAL

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.folder import Folder
-from mirror_pl.benchmarks.walk import Walk, folder_mtime, walk
+from mirror_pl.benchmarks.walk import Folder, Walk, folder_mtime, walk
 from mirror_pl.errors import OutputError
 from mirror_pl.files import RACY_NS, open_stored_zip, whole_file
 

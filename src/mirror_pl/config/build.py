@@ -1,13 +1,14 @@
-"""From composed configs to objects: a typed one for the benchmark, ``_target_`` for what is plugged in."""
+"""From composed configs to objects, of an exact list of classes: nothing else is built, whatever a config names."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
@@ -17,14 +18,68 @@ from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.benchmarks import Manifest, parse_manifest, without_settings
 from mirror_pl.config.schema import literal
-from mirror_pl.config.trusted import check_targets
-from mirror_pl.errors import ConfigError, MirrorError
+from mirror_pl.errors import ConfigError, MirrorError, nearest
 
 if TYPE_CHECKING:
     import lightning as L
 
     from mirror_pl.callbacks.safe_logger import SafeLogger
     from mirror_pl.data import BenchmarkDataModule
+
+
+_BY_MODULE: Final = {
+    "mirror_pl.callbacks": ("ProgressLog", "ResumePoint"),
+    "mirror_pl.data": ("BenchmarkDataModule", "TrainingDataModule"),
+    "mirror_pl.images": ("AugmentSpec",),
+    "mirror_pl.modules": ("DetectorModule", "MemoryBankModule"),
+    "mirror_pl.modules.objectives": ("CosineByEpoch", "WarmUpThenCosine"),
+    "lightning.pytorch": ("Trainer",),
+    "lightning.pytorch.callbacks": (
+        "BatchSizeFinder", "DeviceStatsMonitor", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler",
+        "LearningRateFinder", "LearningRateMonitor", "ModelCheckpoint", "ModelSummary", "RichModelSummary",
+        "RichProgressBar", "SpikeDetection", "StochasticWeightAveraging", "TQDMProgressBar", "ThroughputMonitor", "Timer",
+        "WeightAveraging",
+    ),
+    "lightning.pytorch.loggers": ("CSVLogger", "TensorBoardLogger", "WandbLogger"),
+    "lightning.pytorch.plugins.environments": ("SLURMEnvironment",),
+    "lightning.pytorch.strategies": ("DDPStrategy", "FSDPStrategy"),
+    "torch.optim": ("Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD"),
+    "torch.optim.lr_scheduler": (
+        "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "ExponentialLR", "LinearLR", "MultiStepLR",
+        "OneCycleLR", "PolynomialLR", "StepLR",
+    ),
+}  # fmt: skip
+
+TRUSTED: Final = frozenset(f"{module}.{name}" for module, names in _BY_MODULE.items() for name in names)
+"""All that a ``_target_`` may be."""
+
+
+def check_targets(node: Any) -> None:
+    """See that every ``_target_`` in a plain config is one of `TRUSTED`.
+
+    Raises:
+        ConfigError: Naming the first that is not.
+    """
+    for target in _targets(node):
+        if target not in TRUSTED:
+            raise ConfigError(
+                f"_target_: {target!r} is not trusted.{nearest(str(target), TRUSTED)} Trusted: {', '.join(sorted(TRUSTED))}"
+            )
+        module, _, name = target.rpartition(".")
+        found = getattr(import_module(module), name)
+        package = target.partition(".")[0]
+        if not isinstance(found, type) or found.__qualname__ != name or found.__module__.partition(".")[0] != package:
+            raise ConfigError(f"_target_: {target} leads to {found!r} here, which is not the class that is trusted")
+
+
+def _targets(node: Any) -> Iterator[Any]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"]
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
 
 
 def build(node: DictConfig, **kwargs: Any) -> Any:

@@ -12,7 +12,7 @@ from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDete
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.baselines import BASELINES, holds_all, load_baseline
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source
-from mirror_pl.detectors.config import from_mapping
+from mirror_pl.detectors.detector_config import from_mapping
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
 from mirror_pl.detectors.variants import variant_name

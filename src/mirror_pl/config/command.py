@@ -141,6 +141,17 @@ def named_settings() -> set[str]:
     return {setting_of(override) for override in HydraConfig.get().overrides.task}
 
 
+def same_command() -> list[str] | None:
+    """Return the command line that runs this command once more, in a sweep its job; None where there is no command."""
+    if not HydraConfig.initialized():
+        return None
+    job = HydraConfig.get()
+    folders = [source.path for source in job.runtime.config_sources if source.provider == "command-line"]
+    searched = [override for override in job.overrides.hydra if override.startswith("hydra.searchpath")]
+    own = [part for folder in folders for part in ("--config-dir", folder)]
+    return [sys.executable, "-m", f"mirror_pl.{job.job.config_name}", *own, *job.overrides.task, *searched]
+
+
 @contextmanager
 def without_running_hydra() -> Iterator[None]:
     """Let Hydra compose further configs while one of its own is running, which it refuses otherwise."""

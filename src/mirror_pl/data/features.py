@@ -26,7 +26,7 @@ from torch.utils.data import Dataset
 
 from mirror_pl.data.batch import Batch, Flaw
 from mirror_pl.data.training_set import TrainingSet
-from mirror_pl.detectors.config import DetectorConfig
+from mirror_pl.detectors.detector_config import DetectorConfig
 from mirror_pl.errors import DataError, OutputError, name_list
 from mirror_pl.files import whole_folder
 from mirror_pl.images import AugmentSpec

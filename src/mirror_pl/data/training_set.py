@@ -12,9 +12,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.folder import Folder, suffix_of
 from mirror_pl.benchmarks.index import PassedOver
-from mirror_pl.benchmarks.walk import Walk
+from mirror_pl.benchmarks.walk import Folder, Walk, suffix_of
 from mirror_pl.benchmarks.walk_cache import cached_walk
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.images import IMAGE_SUFFIXES

@@ -2,11 +2,10 @@
 
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.checkpoint import load_detector
-from mirror_pl.detectors.config import BackboneConfig, DetectorConfig, HeadConfig, LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.contract import Detector
+from mirror_pl.detectors.detector_config import BackboneConfig, DetectorConfig, HeadConfig, LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.mirror import MirrorDetector
-from mirror_pl.detectors.prediction import CropScore, Prediction
-from mirror_pl.detectors.verdict import Verdict
+from mirror_pl.detectors.verdict import CropScore, Prediction, Verdict
 
 __all__ = [
     "BackboneConfig",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mirror_pl.detectors.config import BackboneConfig
+from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.errors import CheckpointError, ConfigError, shown
 from mirror_pl.files import read_json
 

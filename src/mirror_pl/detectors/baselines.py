@@ -10,10 +10,10 @@ from typing import Any, Final
 import torch
 
 from mirror_pl.detectors.bfree import BfreeDetector, load_bfree
-from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
 from mirror_pl.detectors.checkpoint.names import live_names, our_name
-from mirror_pl.detectors.config import LoraConfig, from_mapping
+from mirror_pl.detectors.checkpoint.read import RawCheckpoint, read_checkpoint
 from mirror_pl.detectors.dda import DdaDetector, load_dda
+from mirror_pl.detectors.detector_config import LoraConfig, from_mapping
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.detectors.lora import merge_lora
 from mirror_pl.detectors.univfd import UnivfdDetector, load_univfd

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.aggregation import CropPolicy
-from mirror_pl.detectors.checkpoint.dinov2_names import from_original_names
-from mirror_pl.detectors.checkpoint.files import read_checkpoint
-from mirror_pl.detectors.checkpoint.names import live_names, our_name
+from mirror_pl.detectors.checkpoint.names import from_original_names, live_names, our_name
+from mirror_pl.detectors.checkpoint.read import read_checkpoint
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import CheckpointError, shown

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.aggregation import CropPolicy
-from mirror_pl.detectors.prediction import Prediction, predict_all
-from mirror_pl.detectors.verdict import Verdict
+from mirror_pl.detectors.scoring import predict_all
+from mirror_pl.detectors.verdict import Prediction, Verdict
 from mirror_pl.images.pictures import Picture, prepare
 from mirror_pl.images.spec import PreprocessSpec
 
@@ -105,7 +105,7 @@ class Detector(nn.Module, ABC):
         beyond float rounding.
 
         Args:
-            pictures: A path, bytes, an image or pixels (see `prediction.Picture`), or a list of such.
+            pictures: A path, bytes, an image or pixels (see `images.pictures.Picture`), or a list of such.
             policy: Which crops are scored, and how they become one score; None is the published `protocol`.
             batch_size: Crops at a time, at most.
             device: Where to; the detector stays there. None leaves it where it is.

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mirror_pl.detectors.backbone import Backbone
-from mirror_pl.detectors.checkpoint.dinov2_names import from_original_names
-from mirror_pl.detectors.checkpoint.files import read_checkpoint
-from mirror_pl.detectors.checkpoint.names import is_adapter, live_names, our_name
-from mirror_pl.detectors.config import BackboneConfig, LoraConfig
+from mirror_pl.detectors.checkpoint.names import from_original_names, is_adapter, live_names, our_name
+from mirror_pl.detectors.checkpoint.read import read_checkpoint
+from mirror_pl.detectors.detector_config import BackboneConfig, LoraConfig
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.images.spec import CLIP_MEAN, CLIP_STD, PreprocessSpec

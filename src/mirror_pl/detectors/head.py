@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mirror_pl.detectors.config import HeadConfig
+from mirror_pl.detectors.detector_config import HeadConfig
 from mirror_pl.detectors.exact import exact_float32
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.checkpoint.fit import misfits, missing_layers
-from mirror_pl.detectors.config import VIT_BOUNDS, LoraConfig, check_bounds
 from mirror_pl.detectors.contract import Detector
+from mirror_pl.detectors.detector_config import VIT_BOUNDS, LoraConfig, check_bounds
 from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.detectors.lora import ATTENTION, add_lora
 from mirror_pl.detectors.mirror import Normalise

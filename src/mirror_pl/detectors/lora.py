@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from mirror_pl.detectors.config import LoraConfig
+from mirror_pl.detectors.detector_config import LoraConfig
 
 ADAPTER = "default"
 """peft's name of the one adapter; part of the parameter names in the published files."""

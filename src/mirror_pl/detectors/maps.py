@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mirror_pl.detectors.config import DetectorConfig
+from mirror_pl.detectors.detector_config import DetectorConfig
 from mirror_pl.detectors.exact import float32_products
-from mirror_pl.detectors.prediction import PRECISIONS
+from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.crops import Crop
 from mirror_pl.images.pictures import PreparedPicture

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mirror_pl.detectors.config import MemoryBankConfig
+from mirror_pl.detectors.detector_config import MemoryBankConfig
 from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.retrieval import TokenEvidence, expand, pool
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.backbone import Backbone, Features
-from mirror_pl.detectors.config import DetectorConfig, LoraConfig
 from mirror_pl.detectors.contract import DEVICE_TURN, Detector
+from mirror_pl.detectors.detector_config import DetectorConfig, LoraConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.maps import TokenMaps, token_maps
@@ -158,7 +158,7 @@ class MirrorDetector(Detector):
         Computed where the detector is. Several threads may call it at once; on a device other than a CPU they take turns.
 
         Args:
-            picture: A path, bytes, an image or pixels; see `prediction.Picture`.
+            picture: A path, bytes, an image or pixels; see `images.pictures.Picture`.
             policy: Which crops are looked at; None is the published protocol.
             batch_size: Crops at a time, at most.
             precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.

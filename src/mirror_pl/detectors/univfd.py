@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mirror_pl.detectors.backbone import completed_config
 from mirror_pl.detectors.checkpoint.backbone_folder import CONFIG, read_tensors
-from mirror_pl.detectors.checkpoint.files import read_checkpoint
 from mirror_pl.detectors.checkpoint.names import substitute
+from mirror_pl.detectors.checkpoint.read import read_checkpoint
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.errors import CheckpointError, ConfigError, shown
 from mirror_pl.files import read_json

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from mirror_pl.detectors.backbone import Backbone
-from mirror_pl.detectors.config import DetectorConfig
+from mirror_pl.detectors.detector_config import DetectorConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.memory_bank import MemoryBank

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from mirror_pl.detectors.config import DetectorConfig, HeadConfig, HeadInput
+from mirror_pl.detectors.detector_config import DetectorConfig, HeadConfig, HeadInput
 from mirror_pl.detectors.known_backbones import backbone_name
 
 VARIANTS: Final[dict[frozenset[HeadInput], str]] = {

@@ -1,11 +1,14 @@
-"""What a detector says of a batch."""
+"""Verdicts: on a batch of images, and on a single picture, where there may be a reason why there is none."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
+
+from mirror_pl.images.crops import Crop
 
 
 class Verdict(NamedTuple):
@@ -20,3 +23,46 @@ class Verdict(NamedTuple):
     logit: Tensor
     p_fake: Tensor
     evidence: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class CropScore:
+    """One crop of an image, and the detector's answer to it.
+
+    Attributes:
+        crop: Where it is.
+        logit: Above 0 means fake.
+    """
+
+    crop: Crop
+    logit: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The verdict on an image, or the reason why there is none.
+
+    Attributes:
+        logit: Above 0 means fake; None without a verdict.
+        p_fake: In [0, 1], the sigmoid of the logit; None without a verdict.
+        status: ``ok``; ``truncated``, decoded as far as the file goes, and scored; ``undecodable``; ``non_finite``, when the
+            detector's answer is NaN or infinite.
+        reason: Why the status is not ``ok``, in one line; else empty.
+        size: Width and height of the decoded image, in pixels; None where there is none.
+        crops: What it rests on, in the order of `plan_crops`.
+        evidence: Means over the crops of what else the detector says in single numbers, such as ``entropy`` and
+            ``max_weight``, and of the length of ``mean_residual``.
+    """
+
+    logit: float | None
+    p_fake: float | None
+    status: str
+    reason: str = ""
+    size: tuple[int, int] | None = None
+    crops: tuple[CropScore, ...] = ()
+    evidence: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def is_fake(self) -> bool | None:
+        """The decision, by the sign of the logit; None without a verdict."""
+        return None if self.logit is None else self.logit > 0

@@ -11,8 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from mirror_pl.app_page.answer import Costs
-from mirror_pl.app_page.environment import private_folder
-from mirror_pl.app_page.port import is_local, listen
+from mirror_pl.app_page.port import is_local, listen, private_folder
 from mirror_pl.app_page.uploads import UploadLimits, Uploads
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import AppSettings, read_settings

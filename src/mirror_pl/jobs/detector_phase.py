@@ -13,7 +13,7 @@ from mirror_pl.config.schema import DetectorTrainSettings, read_settings
 from mirror_pl.detectors import Detector, DetectorConfig, HeadConfig, LoraConfig, MirrorDetector
 from mirror_pl.detectors.baselines import BASELINES
 from mirror_pl.detectors.checkpoint import find_backbone, load_bank, load_detector, read_checkpoint
-from mirror_pl.detectors.config import from_mapping
+from mirror_pl.detectors.detector_config import from_mapping
 from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.detectors.variants import LINEAR_PROBE, variant_name
 from mirror_pl.errors import ConfigError, DataError

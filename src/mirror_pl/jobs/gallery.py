@@ -22,14 +22,14 @@ from mirror_pl.files import whole_folder, write_text
 from mirror_pl.images import UndecodableImageError
 from mirror_pl.images.pictures import prepare
 from mirror_pl.jobs.dependencies import weights_of
-from mirror_pl.jobs.map_files import NOTES, by_scale, check_maps, map_layers
-from mirror_pl.jobs.run_pictures import RunPictures
+from mirror_pl.jobs.maps import NOTES, by_scale, check_maps, map_layers
+from mirror_pl.jobs.run_images import RunPictures
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.gallery_choice import GalleryImage, choose
+from mirror_pl.reports.gallery_page import Card, Part, Section, Tile, embedded, picture_page
 from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
-from mirror_pl.reports.map_picture import MAPS, number, overlay, own_range
-from mirror_pl.reports.picture_page import Card, Part, Section, Tile, embedded, picture_page
+from mirror_pl.reports.map_overlay import MAPS, number, overlay, own_range
 from mirror_pl.texts import printable
 
 SIDE_PX: Final = 288

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hydra.core.hydra_config import HydraConfig
-
+from mirror_pl.config.command import same_command
 from mirror_pl.errors import LostProcessError
 from mirror_pl.stopping import LOOK_S, STARTED_BY_US, asked_to_stop, how_to_go_on
 
@@ -41,7 +40,8 @@ def local_processes(trainer: L.Trainer) -> Iterator[None]:
 
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_first = isinstance(environment, LightningEnvironment) and not environment.creates_processes_externally
-    if not is_first or not HydraConfig.initialized():
+    command = same_command() if is_first else None
+    if command is None:
         yield
         return
     assert environment is not None
@@ -52,7 +52,7 @@ def local_processes(trainer: L.Trainer) -> Iterator[None]:
         "WORLD_SIZE": str(trainer.world_size),
     }
     processes = [
-        subprocess.Popen(same_command(), env=os.environ | variables | {"LOCAL_RANK": str(rank), STARTED_BY_US: "1"})
+        subprocess.Popen(command, env=os.environ | variables | {"LOCAL_RANK": str(rank), STARTED_BY_US: "1"})
         for rank in range(1, trainer.num_devices)
     ]
     before, ended = dict(os.environ), threading.Event()
@@ -81,15 +81,6 @@ def local_processes(trainer: L.Trainer) -> Iterator[None]:
         ended.set()
         os.environ.clear()
         os.environ.update(before)
-
-
-def same_command() -> list[str]:
-    """Return the command line of this process's command, in a sweep that of its job."""
-    hydra = HydraConfig.get()
-    folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    searched = [override for override in hydra.overrides.hydra if override.startswith("hydra.searchpath")]
-    own = [part for folder in folders for part in ("--config-dir", folder)]
-    return [sys.executable, "-m", f"mirror_pl.{hydra.job.config_name}", *own, *hydra.overrides.task, *searched]
 
 
 def _watch(processes: Sequence[subprocess.Popen[bytes]], ended: threading.Event) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mirror_pl.config.schema import MemoryTrainSettings, read_settings
 from mirror_pl.data.features import FeatureCache, FeatureShape, check_room, features_folder, make_features
 from mirror_pl.detectors.checkpoint import save_bank
-from mirror_pl.detectors.config import DetectorConfig, MemoryBankConfig
+from mirror_pl.detectors.detector_config import DetectorConfig, MemoryBankConfig
 from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.errors import ConfigError
 from mirror_pl.files import path_sha256

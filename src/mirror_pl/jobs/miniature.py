@@ -14,10 +14,11 @@ from rich.console import Console
 
 from mirror_pl.config.command import compose
 from mirror_pl.config.schema import MiniatureSettings, read_settings
-from mirror_pl.detectors.config import HeadConfig
+from mirror_pl.detectors.detector_config import HeadConfig
 from mirror_pl.detectors.variants import LINEAR_PROBE
 from mirror_pl.errors import ConfigError, DataError, name_list
-from mirror_pl.jobs import evaluation, training
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs import train as training
 from mirror_pl.locate import miniature_dir
 from mirror_pl.miniature import WorldSpec, build_world
 from mirror_pl.provenance import git_revision, machine, versions

@@ -15,9 +15,8 @@ from PIL import Image
 
 from mirror_pl.errors import OutputError
 from mirror_pl.files import whole_folder
-from mirror_pl.miniature.crops import cut_crops, vary
 from mirror_pl.miniature.decoders import DECODERS
-from mirror_pl.miniature.photographs import SPLITS, Split, read_photographs
+from mirror_pl.miniature.photographs import SPLITS, Split, cut_crops, read_photographs, vary
 from mirror_pl.miniature.rebuilding import rebuild, train_rebuilder
 from mirror_pl.miniature.spec import WorldSpec
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mirror_pl.data.batch import Batch
 from mirror_pl.detectors.checkpoint import BackboneSource, bank_content, load_backbone, load_bank, read_checkpoint
-from mirror_pl.detectors.config import DetectorConfig
+from mirror_pl.detectors.detector_config import DetectorConfig
 from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.detectors.untrained import untrained_detector

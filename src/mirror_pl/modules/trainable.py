@@ -22,9 +22,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from mirror_pl.data.batch import Batch, Flaw
 from mirror_pl.data.benchmark import of_all
 from mirror_pl.detectors.checkpoint import BackboneSource
-from mirror_pl.detectors.checkpoint.files import CONFIG_KEY
 from mirror_pl.detectors.checkpoint.fit import misfits
 from mirror_pl.detectors.checkpoint.names import our_name, with_our_names
+from mirror_pl.detectors.checkpoint.read import CONFIG_KEY
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.errors import CheckpointError, ConfigError, DataError, OutputError
 from mirror_pl.files import write_text

@@ -11,7 +11,7 @@ import torch
 
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.detectors.out_of_memory import SplittingScorer
-from mirror_pl.detectors.prediction import predict_all
+from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.decoding import prepared

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirror_pl.errors import ConfigError, OutputError
-from mirror_pl.files import write_text
-from mirror_pl.locks import FolderLock
+from mirror_pl.files import FolderLock, write_text
 from mirror_pl.prediction.formats import as_line, writer_of
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.rows import Row, Tally

@@ -10,8 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mirror_pl.benchmarks import BenchmarkIndex
-from mirror_pl.reports.deltas import Delta
-from mirror_pl.reports.published_csv import HEADER
+from mirror_pl.reports.published_csv import HEADER, Delta
 from mirror_pl.scores import METRICS, BenchmarkScores, SubsetScores
 from mirror_pl.texts import printable
 

@@ -1,21 +1,39 @@
-"""The report as one HTML page that needs no network, and no JavaScript to be read. Every name in it is escaped."""
+"""What pages are made with: the templates in ``page/``, which escape every name, and the policy that nothing else runs."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import charts
 from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, Result, by_number
 from mirror_pl.reports.number_format import NAMES, bracket, level_name, p_value, percent, signed
-from mirror_pl.reports.page_templates import page_templates, policy_hash
 from mirror_pl.reports.report_notes import PARTIAL
 from mirror_pl.reports.run_figures import RunFigures, WorstImage
 from mirror_pl.scores.extended import EXTENDED
+
+_PAGE: Final = Path(__file__).with_name("page")
+
+
+def page_templates() -> Environment:
+    """Return the templates; what one is not given is an error, and what it is given is escaped."""
+    return Environment(
+        loader=FileSystemLoader(_PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+
+
+def policy_hash(name: str) -> str:
+    """Return what a content security policy calls an element that holds a file of ``page/``; no other of its kind works."""
+    content = (_PAGE / name).read_text(encoding="utf-8").removesuffix("\n")  # as templates include it
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 @dataclass(frozen=True)

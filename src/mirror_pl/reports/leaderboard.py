@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirror_pl.benchmarks.published import published_numbers
-from mirror_pl.reports.deltas import Delta
 from mirror_pl.reports.detector_names import DetectorName
+from mirror_pl.reports.published_csv import Delta
 from mirror_pl.scores.bootstrap import Replicates, interval
 from mirror_pl.scores.paired import PairedComparison
 from mirror_pl.scores.threshold import FittedThreshold

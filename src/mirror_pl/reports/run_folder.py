@@ -16,10 +16,8 @@ import yaml
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.errors import ConfigError, OutputError, name_list
-from mirror_pl.files import write_text
-from mirror_pl.locks import FolderLock
-from mirror_pl.reports.deltas import Delta, deltas_csv
-from mirror_pl.reports.published_csv import published_csv
+from mirror_pl.files import FolderLock, write_text
+from mirror_pl.reports.published_csv import Delta, deltas_csv, published_csv
 from mirror_pl.scores import BenchmarkScores, write_table
 from mirror_pl.texts import csv_text, storable
 

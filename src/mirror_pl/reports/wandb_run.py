@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
-from mirror_pl.reports.deltas import Delta
+from mirror_pl.reports.published_csv import Delta
 from mirror_pl.scores import METRICS, BenchmarkScores
 from mirror_pl.scores.columns import Columns, columns, distinct_rows, rows_by_subset
 from mirror_pl.scores.curves import Curve, precision_recall_curve, roc_curve, thin

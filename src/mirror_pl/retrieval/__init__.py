@@ -6,7 +6,6 @@ the same mathematics, slow and hungry, that the other two are measured against.
 
 from mirror_pl.retrieval.dense import dense
 from mirror_pl.retrieval.evidence import ENTROPY_EPS, PooledEvidence, TokenEvidence
-from mirror_pl.retrieval.expand import expand
-from mirror_pl.retrieval.pool import pool
+from mirror_pl.retrieval.pool import expand, pool
 
 __all__ = ["ENTROPY_EPS", "PooledEvidence", "TokenEvidence", "dense", "expand", "pool"]

@@ -6,7 +6,7 @@ from mirror_pl.scores.curves import Curve, precision_recall_curve, roc_curve, th
 from mirror_pl.scores.extended import EXTENDED, ExtendedScores, extended_metrics, extended_scores
 from mirror_pl.scores.metrics import METRICS, BenchmarkScores, Compat, SubsetScores, score_benchmark
 from mirror_pl.scores.paired import PairedComparison, compare, compare_many
-from mirror_pl.scores.prediction_table import SCHEMA, SCORED, Status, make_table, read_table, write_table
+from mirror_pl.scores.table import SCHEMA, SCORED, Status, make_table, read_table, write_table
 from mirror_pl.scores.threshold import FittedThreshold, bal_acc_at, fit_threshold
 
 __all__ = [

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from mirror_pl.scores.prediction_table import SCORED
+from mirror_pl.scores.table import SCORED
 
 
 @dataclass(frozen=True)

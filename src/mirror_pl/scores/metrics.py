@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.labels import FAKE, REAL
-from mirror_pl.scores.prediction_table import SCORED
+from mirror_pl.scores.table import SCORED
 
 METRICS: Final = ("acc", "real_acc", "fake_acc", "bal_acc", "auc", "ap")
 """All fractions in [0, 1], in the published order."""

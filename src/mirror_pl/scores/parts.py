@@ -23,7 +23,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.errors import DataError, OutputError
-from mirror_pl.scores.prediction_table import Status
+from mirror_pl.scores.table import Status
 from mirror_pl.texts import storable
 
 MAGIC: Final = b"mirror_pl part 1"

@@ -1,14 +1,12 @@
 """Checkpoints: reading every published and own format, writing ours. Safe loading only, all or nothing."""
 
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource, backbone_sha256, load_backbone
-from mirror_pl.detectors.checkpoint.bank_file import bank_content, save_bank
-from mirror_pl.detectors.checkpoint.bank_load import load_bank
-from mirror_pl.detectors.checkpoint.detector_file import detector_content
-from mirror_pl.detectors.checkpoint.files import read_checkpoint
+from mirror_pl.detectors.checkpoint.bank import bank_content, load_bank, save_bank
+from mirror_pl.detectors.checkpoint.frozen_backbone import backbone_source, find_backbone
 from mirror_pl.detectors.checkpoint.load import build_detector, load_detector, merged, read_detector
-from mirror_pl.detectors.checkpoint.partial import backbone_source, find_backbone
-from mirror_pl.detectors.checkpoint.published_file import departures, save_published
-from mirror_pl.detectors.checkpoint.save import save_folder
+from mirror_pl.detectors.checkpoint.published import departures, save_published
+from mirror_pl.detectors.checkpoint.read import read_checkpoint
+from mirror_pl.detectors.checkpoint.write import detector_content, save_folder
 
 __all__ = [
     "BackboneSource",

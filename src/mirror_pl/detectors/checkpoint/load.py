@@ -16,14 +16,14 @@ from torch import Tensor
 
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_weights
-from mirror_pl.detectors.checkpoint.bank_load import read_bank
-from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
+from mirror_pl.detectors.checkpoint.bank import read_bank
 from mirror_pl.detectors.checkpoint.fit import misfits, missing_layers
+from mirror_pl.detectors.checkpoint.frozen_backbone import find_backbone
 from mirror_pl.detectors.checkpoint.names import live_names, our_bank_name, our_name, with_our_names
-from mirror_pl.detectors.checkpoint.partial import find_backbone
-from mirror_pl.detectors.checkpoint.published_config import published_config
-from mirror_pl.detectors.checkpoint.signature import Signature
-from mirror_pl.detectors.config import BackboneConfig, DetectorConfig
+from mirror_pl.detectors.checkpoint.published import published_config
+from mirror_pl.detectors.checkpoint.read import RawCheckpoint, read_checkpoint
+from mirror_pl.detectors.detector_config import BackboneConfig, DetectorConfig
+from mirror_pl.detectors.known_backbones import Signature
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown

@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from mirror_pl.detectors.lora import ADAPTER
 
@@ -114,3 +114,51 @@ def with_our_names(tensors: Mapping[str, T]) -> dict[str, T]:
 def live_names(detector: nn.Module) -> dict[str, str]:
     """Return, for each of our names, the name that tensor has inside `detector` under the installed transformers."""
     return {our_name(name): name for name in detector.state_dict()}
+
+
+_ORIGINAL_LAYER = r"^blocks\.(\d+)\."
+_ORIGINAL = (
+    # DDA's wrapping: the whole, and each adapted layer.
+    (re.compile(r"^base_model\.fc\."), "head."),
+    (re.compile(r"^base_model\.model\."), ""),
+    (re.compile(r"\.original_layer\."), "."),
+    (re.compile(r"\.lora\.lora_A$"), ".lora_a"),
+    (re.compile(r"\.lora\.lora_B$"), ".lora_b"),
+    # A layer.
+    (re.compile(_ORIGINAL_LAYER + r"(norm[12])\."), r"backbone.layers.\1.\2."),
+    (re.compile(_ORIGINAL_LAYER + r"attn\.qkv\."), r"backbone.layers.\1.attention.qkv."),
+    (re.compile(_ORIGINAL_LAYER + r"attn\.proj\."), r"backbone.layers.\1.attention.o."),
+    (re.compile(_ORIGINAL_LAYER + r"ls([12])\.gamma$"), r"backbone.layers.\1.layer_scale\2"),
+    (re.compile(_ORIGINAL_LAYER + r"mlp\.fc1\."), r"backbone.layers.\1.mlp.up."),
+    (re.compile(_ORIGINAL_LAYER + r"mlp\.fc2\."), r"backbone.layers.\1.mlp.down."),
+    # Around the layers.
+    (re.compile(r"^(cls_token|mask_token)$"), r"backbone.embeddings.\1"),
+    (re.compile(r"^reg_token$"), "backbone.embeddings.register_tokens"),
+    (re.compile(r"^pos_embed$"), "backbone.embeddings.position_embeddings"),
+    (re.compile(r"^patch_embed\.proj\."), "backbone.embeddings.patches."),
+    (re.compile(r"^norm\."), "backbone.norm."),
+)
+_QKV = re.compile(r"^(backbone\.layers\.\d+\.attention\.)qkv\.(weight|bias|lora_a|lora_b)$")
+
+
+def from_original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Translate the names in a file to ours.
+
+    There, q, k and v are one projection with one adapter; here they are three, each a part of the same memory. An adapter
+    of the one is three that share its A.
+
+    A name that nothing is known of comes back unchanged, to be reported as unexpected; so does the second of two names for
+    the same thing.
+    """
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        ours = substitute(name, _ORIGINAL)
+        match = _QKV.match(ours)
+        if match is None or tensor.ndim == 0:
+            parts = {ours: tensor}
+        else:
+            shared = match[2] == "lora_a"
+            thirds = (tensor,) * 3 if shared else tensor.chunk(3)
+            parts = {f"{match[1]}{letter}.{match[2]}": part for letter, part in zip("qkv", thirds, strict=False)}
+        found.update({name: tensor} if found.keys() & parts.keys() else parts)
+    return found

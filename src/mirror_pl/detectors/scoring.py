@@ -1,10 +1,9 @@
-"""Verdicts on single pictures, for Python: a typed answer, or the reason why there is none."""
+"""Prepared pictures become predictions: their crops are scored in batches, and the scores of each picture made one."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from typing import ClassVar, Final, Protocol
 
 import numpy as np
@@ -14,56 +13,12 @@ from torch import Tensor, nn
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.out_of_memory import SplittingScorer
-from mirror_pl.detectors.verdict import Verdict
+from mirror_pl.detectors.verdict import CropScore, Prediction, Verdict
 from mirror_pl.errors import ConfigError
-from mirror_pl.images.crops import Crop
 from mirror_pl.images.pictures import PreparedPicture
 
 PRECISIONS: Final = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 """Of the backbone, by Lightning's names; bank and head compute in float32 always."""
-
-
-@dataclass(frozen=True)
-class CropScore:
-    """One crop of an image, and the detector's answer to it.
-
-    Attributes:
-        crop: Where it is.
-        logit: Above 0 means fake.
-    """
-
-    crop: Crop
-    logit: float
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The verdict on an image, or the reason why there is none.
-
-    Attributes:
-        logit: Above 0 means fake; None without a verdict.
-        p_fake: In [0, 1], the sigmoid of the logit; None without a verdict.
-        status: ``ok``; ``truncated``, decoded as far as the file goes, and scored; ``undecodable``; ``non_finite``, when the
-            detector's answer is NaN or infinite.
-        reason: Why the status is not ``ok``, in one line; else empty.
-        size: Width and height of the decoded image, in pixels; None where there is none.
-        crops: What it rests on, in the order of `plan_crops`.
-        evidence: Means over the crops of what else the detector says in single numbers, such as ``entropy`` and
-            ``max_weight``, and of the length of ``mean_residual``.
-    """
-
-    logit: float | None
-    p_fake: float | None
-    status: str
-    reason: str = ""
-    size: tuple[int, int] | None = None
-    crops: tuple[CropScore, ...] = ()
-    evidence: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def is_fake(self) -> bool | None:
-        """The decision, by the sign of the logit; None without a verdict."""
-        return None if self.logit is None else self.logit > 0
 
 
 class Scores(Protocol):

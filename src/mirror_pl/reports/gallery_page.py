@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote
 
-from mirror_pl.reports.page_templates import page_templates, policy_hash
+from mirror_pl.reports.html_page import page_templates, policy_hash
 
 _STYLES: Final = ("report.css", "pictures.css")
 

@@ -16,7 +16,6 @@ from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import FREE_SETTINGS, EvalSettings, read_settings
 from mirror_pl.errors import ConfigError, IncompleteRunError
-from mirror_pl.jobs.clock import Clock
 from mirror_pl.jobs.dashboards import dashboards, mirror
 from mirror_pl.jobs.dependencies import (
     WeightsFile,
@@ -31,7 +30,7 @@ from mirror_pl.jobs.evaluation_record import raise_if_incomplete, write_record
 from mirror_pl.jobs.local_processes import local_processes
 from mirror_pl.jobs.repetition import Original
 from mirror_pl.modules import DetectorModule
-from mirror_pl.provenance import device_name, git_revision, machine, versions
+from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain, print_report
 from mirror_pl.stopping import go_on_with
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mirror_pl.retrieval.cpu import over_heads
 from mirror_pl.retrieval.evidence import ENTROPY_EPS, TokenEvidence
-from mirror_pl.retrieval.logits_cpu import over_heads
 from mirror_pl.retrieval.select import top_k_of_rows
 
 

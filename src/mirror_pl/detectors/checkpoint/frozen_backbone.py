@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mirror_pl.detectors.checkpoint.backbone_folder import CONFIG, BackboneSource, backbone_sha256
-from mirror_pl.detectors.checkpoint.files import RawCheckpoint, read_checkpoint
+from mirror_pl.detectors.checkpoint.read import RawCheckpoint, read_checkpoint
 from mirror_pl.errors import CheckpointError
 
 

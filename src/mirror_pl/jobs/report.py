@@ -17,19 +17,17 @@ from rich.progress import track
 from mirror_pl.config.schema import ReportSettings, read_settings
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list, nearest
 from mirror_pl.files import whole_folder, write_text
-from mirror_pl.jobs.thumbnails import Thumbnails
+from mirror_pl.jobs.run_images import Thumbnails
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.detector_names import latest_runs, name_detectors
 from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
 from mirror_pl.reports.html_page import html_page
 from mirror_pl.reports.leaderboard import EVERYTHING, Benchmark, Comparison, IncompleteRun, Leaderboard, Result, in_order
-from mirror_pl.reports.leaderboard_console import print_leaderboard
-from mirror_pl.reports.leaderboard_csv import as_json, comparisons_csv, metrics_csv, table_csv
 from mirror_pl.reports.leaderboard_markup import latex, markdown
-from mirror_pl.reports.measure import measure
+from mirror_pl.reports.leaderboard_text import as_json, comparisons_csv, metrics_csv, print_leaderboard, table_csv
+from mirror_pl.reports.measure import SharedThreshold, apply_to, fit_on, measure
 from mirror_pl.reports.report_notes import notes_on_detectors, notes_on_images, notes_on_results, notes_on_runs
 from mirror_pl.reports.run_figures import RunFigures, run_figures
-from mirror_pl.reports.shared_threshold import SharedThreshold, apply_to, fit_on
 from mirror_pl.scores.paired import compare, compare_many
 from mirror_pl.texts import printable
 

@@ -18,12 +18,16 @@ class ListedFolder:
         path: Of the folder.
         files: Names of its files, sorted.
         inner: Names of its folders, sorted; those that are taken out are not gone into.
+        mtime_ns: Its time of last change before it was listed; -1 where it cannot be read.
+        odd: Why some of its files cannot be told to be none of its folders, by their names.
         error: Why it could not be listed; None if it could.
     """
 
     path: str
     files: list[str] = field(default_factory=list)
     inner: list[str] = field(default_factory=list)
+    mtime_ns: int = -1
+    odd: dict[str, OSError] = field(default_factory=dict)
     error: OSError | None = None
 
 
@@ -43,7 +47,8 @@ def folders_below(path: str) -> Iterator[ListedFolder]:
             identity = (status.st_dev, status.st_ino)
             if identity in above:  # everything in it is seen there
                 continue
-            folder = _listed(here)
+            folder = ListedFolder(here, mtime_ns=status.st_mtime_ns)
+            _list(folder)
         except OSError as error:
             yield ListedFolder(here, error=error)
             continue
@@ -52,15 +57,13 @@ def folders_below(path: str) -> Iterator[ListedFolder]:
         left.extend((os.path.join(here, name), below) for name in reversed(folder.inner))
 
 
-def _listed(path: str) -> ListedFolder:
-    folder = ListedFolder(path)
-    with os.scandir(path) as entries:
+def _list(folder: ListedFolder) -> None:
+    with os.scandir(folder.path) as entries:
         for entry in entries:
             try:
                 is_folder = entry.is_dir()
-            except OSError:  # a link to itself, or into a folder that may not be searched
-                is_folder = False
+            except OSError as error:  # a link to itself, or into a folder that may not be searched
+                is_folder, folder.odd[entry.name] = False, error
             (folder.inner if is_folder else folder.files).append(entry.name)
     folder.files.sort()
     folder.inner.sort()
-    return folder

@@ -15,11 +15,10 @@ from rich.console import Console
 
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import PredictSettings, read_settings
-from mirror_pl.detectors.prediction import PRECISIONS
+from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
-from mirror_pl.jobs.clock import Clock
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
-from mirror_pl.jobs.map_files import MapFolder, check_map_folder
+from mirror_pl.jobs.maps import MapFolder, check_map_folder
 from mirror_pl.jobs.prediction_progress import Progress
 from mirror_pl.prediction import (
     Limits,
@@ -35,7 +34,7 @@ from mirror_pl.prediction import (
     workers_of,
 )
 from mirror_pl.prediction.engine import LARGEST_BATCH
-from mirror_pl.provenance import device_name, git_revision, machine, versions
+from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
 from mirror_pl.reports import print_plain
 from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable, storable

@@ -16,8 +16,8 @@ from mirror_pl.errors import ConfigError, OutputError
 from mirror_pl.files import whole_file, write_text
 from mirror_pl.images import UndecodableImageError, decode
 from mirror_pl.images.pictures import PreparedPicture
-from mirror_pl.reports.map_picture import MAPS, MapLayer, draw_map
-from mirror_pl.reports.picture_page import Card, Part, Section, Tile, beside, picture_page
+from mirror_pl.reports.gallery_page import Card, Part, Section, Tile, beside, picture_page
+from mirror_pl.reports.map_overlay import MAPS, MapLayer, draw_map
 from mirror_pl.sources import ImageSource
 from mirror_pl.texts import printable, storable
 
