@@ -55,8 +55,6 @@ class SafeWandbLogger(SafeLogger):
 
     def _start_as(self, mode: str) -> None:
         self.logger = self._build(mode)
-        # Lightning hands it on as None, and W&B warns of it, whatever it is.
-        vars(self.logger).get("_wandb_init", {}).pop("anonymous", None)
         self._run = self.logger.experiment  # type: ignore[attr-defined]
 
     def _choose_mode(self) -> tuple[str, str | None]:

@@ -99,7 +99,14 @@ def build(node: DictConfig, **kwargs: Any) -> Any:
             raise cause from error
         where = f"{key}: " if (key := getattr(error, "full_key", "")) else ""
         raise ConfigError(f"{where}{cause or error}") from error
-    return partial(made, **kwargs) if plain.get("_partial_") else made(**kwargs)
+    if plain.get("_partial_"):
+        return partial(made, **kwargs)
+    try:
+        return made(**kwargs)
+    except TypeError as error:
+        if "unexpected keyword argument" in str(error):
+            raise ConfigError(str(error)) from error
+        raise
 
 
 def build_manifest(cfg: DictConfig) -> Manifest:

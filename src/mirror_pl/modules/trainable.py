@@ -215,8 +215,10 @@ class TrainableModule(L.LightningModule, ABC):
         """Put tensors under our names, and what a file of ours says of them; leave out what is frozen and lies in a folder.
 
         Raises:
-            DataError: If a trained value is not finite: the checkpoint before stays.
+            DataError: If a trained value, or a loss since the last look, is not finite: the checkpoint before stays.
         """
+        if self._recent:
+            self._check_losses()
         for key in _STATES:
             if key in checkpoint:
                 tensors = {
