@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import zipfile
@@ -28,10 +29,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: If it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Random: processes of other machines, and threads, may have the same number.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with _as_output_error(path):
         try:
             yield temporary
+            _to_disk(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -52,9 +55,43 @@ def whole_folder(path: Path) -> Iterator[Path]:
             temporary.chmod(
                 default_mode() | (default_mode() & 0o444) >> 2
             )  # mkdtemp makes folders that only their owner can read
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    _to_disk(file)
             temporary.rename(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def claim(path: Path, text: str) -> None:
+    """Write a new file of UTF-8 text, whole or not at all; an empty one, left by whom a full disk stopped, counts as none.
+
+    Raises:
+        FileExistsError: If there is one: of two processes that want it, one gets it.
+        OSError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        _to_disk(temporary)
+        with suppress(FileNotFoundError):
+            if path.is_file() and not path.stat().st_size:
+                path.unlink()
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without links
+            with path.open("x", encoding="utf-8", newline="") as file:
+                file.write(text)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write a file to its disk, so that a name never stands for less after a power cut."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -96,6 +133,27 @@ def read_json(path: Path) -> Any:
         return json.loads(read_text(path))
     except RecursionError as error:
         raise ValueError(f"{path.name} is nested too deeply") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file that is small by its nature: plain values, not nested deeply, and without aliases.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is too large, damaged, nested deeply, or has aliases, by which a few lines stand for any number.
+    """
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text, depth = read_text(path), 0
+    try:
+        for event in yaml.parse(text, Loader=loader):  # before anything is built
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > 20 or isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{path.name} is nested deeply, or has aliases; expected plain keys and values")
+        return yaml.load(text, Loader=loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def open_stored_zip(path: Path) -> zipfile.ZipFile:

@@ -32,10 +32,12 @@ def start(name: str) -> None:
             elif not _QUESTIONS & {*sys.argv[1:]} and not any(argument.startswith("-sc") for argument in sys.argv[1:]):
                 print(f"mirror_pl {name}: starting", file=sys.stderr, flush=True)  # noqa: T201
             from mirror_pl.config.command import named_settings, run_command
+            from mirror_pl.config.early import check_early
             from mirror_pl.config.schema import read_command_settings
 
             def main(cfg: DictConfig) -> None:
                 read_command_settings(cfg, name)
+                check_early(cfg)
                 # Only now: torch and Lightning take seconds, and a wrong setting is to be answered at once.
                 run = import_module(f"mirror_pl.jobs.{name}").run
                 run(cfg, named_settings()) if name == "eval" else run(cfg)

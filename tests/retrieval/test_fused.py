@@ -131,23 +131,31 @@ def test_it_serves_float32_on_cuda_only(monkeypatch: pytest.MonkeyPatch) -> None
         assert not fused.serves(queries, 8)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("Failed to find C compiler"), ValueError("out of resource: shared memory")])
+@pytest.mark.parametrize("error", [RuntimeError("Failed to find C compiler"), OSError("no room for the cache")])
 def test_a_kernel_that_does_not_work_is_done_without(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def launch(*args: object, **kwargs: object) -> None:
         raise error
 
     monkeypatch.setattr(fused, "_launch", launch)
-    monkeypatch.setattr(fused, "_failed", False)
+    monkeypatch.setattr(fused, "_failure", None)
     queries, keys = sample(2, 2, 5, 16, 100)
     with pytest.warns(UserWarning, match="the fused kernel does not work here"):
         sums, _, _ = pool_fused(queries, keys, 9)
     torch.testing.assert_close(sums.sum(dim=-1), torch.full_like(sums[..., 0], 5.0))
-    assert fused._failed
+    assert fused.why_not_fused()
     with pytest.warns(UserWarning, match="goes on in torch"):
         assert select_fused(queries, keys, 9) is None
     monkeypatch.setattr(fused, "_launch", lambda *args, **kwargs: (_ for _ in ()).throw(torch.OutOfMemoryError("x")))
     with pytest.raises(torch.OutOfMemoryError):
         pool_fused(queries, keys, 9)
+
+
+def test_a_defect_of_ours_is_no_slow_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "_failure", None)
+    monkeypatch.setattr(fused, "_launch", lambda *args, **kwargs: {}["no such thing"])
+    with pytest.raises(KeyError):
+        pool_fused(*sample(2, 2, 5, 16, 100), 9)
+    assert fused.why_not_fused() is None
 
 
 def test_a_kernel_that_is_wrong_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,11 +166,11 @@ def test_a_kernel_that_is_wrong_is_done_without(monkeypatch: pytest.MonkeyPatch)
         return max_weight, entropy + 0.01, left_over
 
     monkeypatch.setattr(fused, "_checked", set())
-    monkeypatch.setattr(fused, "_failed", False)
+    monkeypatch.setattr(fused, "_failure", None)
     queries, keys = sample(2, 1, 5, 16, 100)
     pool_fused(queries, keys, 9)
     assert fused._checked
-    assert not fused._failed
+    assert fused.why_not_fused() is None
     fused._checked.clear()
     monkeypatch.setattr(fused, "_launch", wrong)
     with pytest.warns(UserWarning, match="it gives other evidence than torch, by 0.01"):

@@ -185,7 +185,7 @@ class Guard:
         """Refuse a question that names any other file than an upload: gradio would fetch an address."""
         try:
             question = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return PlainTextResponse("No JSON", 400)
         # Gradio would read whatever file a path leads to: only a path that was given out is one, to the letter.
         strange = [path for path in _paths_in(question) if not (isinstance(path, str) and self._is_upload(path))]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -125,10 +127,14 @@ class BenchmarkIndex:
 
     def fingerprint(self) -> str:
         """SHA-256 over every image's path, size, label and group: equal for equal data, whatever the machine."""
-        digest = hashlib.sha256()
-        names = self.manifest.groups
-        for path, size, label, group in zip(self.paths, self.sizes, self.labels, self.group_ids, strict=True):
-            digest.update(f"{path}\0{size}\0{label}\0{names[group]}\n".encode("utf-8", "surrogateescape"))
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest, names = hashlib.sha256(), self.manifest.groups
+        columns = zip(self.paths, self.sizes.tolist(), self.labels.tolist(), self.group_ids.tolist(), strict=True)
+        while rows := [f"{path}\0{size}\0{label}\0{names[group]}\n" for path, size, label, group in islice(columns, 2**14)]:
+            digest.update("".join(rows).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 
@@ -351,7 +357,8 @@ class _Search:
     def _nothing_found(self) -> str:
         """Say what is missing, and whether the subsets lie where the user may have meant."""
         layout = next(iter(self.manifest.layouts.values()))
-        trees = "\nor\n".join(layout.draw(str(self.data_root)) for layout in self.manifest.layouts.values())
+        drawn = dict.fromkeys(layout.draw(str(self.data_root)) for layout in self.manifest.layouts.values())
+        trees = "\nor\n".join(drawn)  # layouts may differ in what a drawing does not show
         expected = f"Expected:\n{trees}\nTo get it: {self.manifest.how_to_get}"
         here = [base for base in layout.folders if find_folder(self.data_root, base)]
         if here:

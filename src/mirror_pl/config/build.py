@@ -185,6 +185,7 @@ def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str]
             plugins=[WholeFiles()],
             logger=loggers or False,
             enable_progress_bar=progress_bar,
+            precision=_PRECISIONS.get(str(cfg.trainer.precision), cfg.trainer.precision),
         )
     except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
         settings = ", ".join(f"{key}={cfg.trainer[key]}" for key in ("accelerator", "devices", "strategy", "precision"))
@@ -192,6 +193,10 @@ def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str]
     if any(word in str(cfg.trainer.strategy) for word in ("spawn", "fork", "notebook")):
         raise ConfigError(f"trainer.strategy={cfg.trainer.strategy}: results stay in the processes it starts; use ddp")
     return trainer
+
+
+_PRECISIONS: Final = {"bf16": "bf16-mixed", "16": "16-mixed", "32": "32-true", "64": "64-true"}
+"""Lightning's former names, which it takes with a remark on its own files, and what it takes them for."""
 
 
 def build_loggers(cfg: DictConfig) -> list[SafeLogger]:

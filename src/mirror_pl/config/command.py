@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -62,6 +63,8 @@ def run_command(config_name: str, main: Callable[[DictConfig], None], *, inputs:
             if in_sweep():
                 go_on_with()  # the same command finds what is done
                 fit_into_sweep(cfg)
+            else:
+                _check_resumed(cfg)
             main(cfg)
         except (MirrorError, OmegaConfBaseException) as error:
             if not in_sweep():
@@ -86,7 +89,8 @@ def run_command(config_name: str, main: Callable[[DictConfig], None], *, inputs:
         if inputs is not None:
             known = _settings_of(config_name)
             sys.argv[1:] = take_paths(sys.argv[1:], inputs, lambda key: setting_of(key) in known)
-        check_overrides(sys.argv[1:], config_name)
+        if not any(argument.startswith(("-sc", "--shell-completion")) for argument in sys.argv[1:]):
+            check_overrides(sys.argv[1:], config_name)
         if {"-m", "--multirun"} & {*sys.argv[1:]}:
             refuse_sweep_a_process()
     except MirrorError as error:
@@ -102,6 +106,21 @@ def run_command(config_name: str, main: Callable[[DictConfig], None], *, inputs:
         for failure in failures():
             print(f"  exit code {failure.code}: {printable(failure.job)}", file=sys.stderr)
         raise SystemExit(max(failure.code for failure in failures()))
+
+
+def _check_resumed(cfg: DictConfig) -> None:
+    """Refuse to go on with a run that no setting names: the folder would be a new one, and so would the run.
+
+    Raises:
+        ConfigError: With the newest run that was stopped, where there is one.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    if cfg.get("resume") is not True or "${now:" not in str(plain.get("output_dir", "")):
+        return
+    begun = [path for path in Path(cfg.output_dir).parent.glob("*/config.yaml") if not path.with_name("run.json").exists()]
+    newest = max(begun, key=lambda path: path.stat().st_mtime, default=None)
+    hint = "output_dir=FOLDER" if newest is None else f"output_dir={newest.parent}, the newest that was stopped"
+    raise ConfigError(f"resume=true: which run? Give its folder too: {hint}")
 
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -175,6 +194,10 @@ def check_overrides(overrides: Sequence[str], config_name: str) -> None:
     parser = OverridesParser.create()
     for override in overrides:
         key, equals, value = override.partition("=")
+        if not key or (not equals and override in known) or (key.lstrip("-") in known and override.startswith("-")):
+            raise ConfigError(
+                f"{override}: a setting is written as key=value, without dashes and spaces, such as benchmark=genimage"
+            )
         if override.startswith("-") or not equals:
             continue
         name = setting_of(key)

@@ -28,7 +28,7 @@ from mirror_pl.data.batch import Batch, Flaw
 from mirror_pl.data.training_set import TrainingSet
 from mirror_pl.detectors.detector_config import DetectorConfig
 from mirror_pl.errors import DataError, OutputError, name_list
-from mirror_pl.files import whole_folder
+from mirror_pl.files import read_json, whole_folder
 from mirror_pl.images import AugmentSpec
 from mirror_pl.provenance import versions
 from mirror_pl.scores import Status
@@ -85,11 +85,11 @@ class FeatureCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+            record = read_json(folder / RECORD_FILE)
             self.shape = FeatureShape(*(int(length) for length in record["shape"]))
             self.flaws = {flaw[0]: Flaw(flaw[0], Status(flaw[1]), flaw[2]) for flaw in record["flaws"]}
             self._mapped = self._map()
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except Exception as error:  # NumPy's header is Python's literals, which can be wrong in many ways
             raise DataError(
                 f"phase.feature_cache: {folder} is damaged ({error}); delete that folder, and its features are computed anew"
             ) from error

@@ -19,7 +19,7 @@ from mirror_pl.detectors.checkpoint.read import read_checkpoint
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import CheckpointError, shown
-from mirror_pl.files import read_text
+from mirror_pl.files import read_yaml
 from mirror_pl.images.spec import PreprocessSpec
 
 VIT_B: Final = VitSize(width=768, depth=12, heads=12, mlp_width=3072)
@@ -182,17 +182,9 @@ def _weights_of(path: Path) -> Path:
 
 
 def _read_config(file: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        text = read_text(file, limit=2**14)
-        depth = 0
-        for event in yaml.parse(text):  # before anything is built: a few lines can stand for any number
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > 20 or isinstance(event, yaml.AliasEvent):
-                raise ValueError("it is nested deeply, or has aliases; expected a few keys and values")
-        config = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        config = read_yaml(file)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint: {file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"checkpoint: {file} is damaged: expected keys and values, got {shown(config)}")

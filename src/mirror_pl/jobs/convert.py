@@ -79,7 +79,7 @@ def run(cfg: DictConfig) -> None:
             f"note      only mirror_pl can use it, not the published code, which knows no such detector: "
             f"{'; '.join(departures(config))}"
         )
-    say(f"use it    python -m mirror_pl.eval checkpoint={output}")
+    say(f"use it    python -m mirror_pl.eval benchmark=genimage data_root=FOLDER checkpoint={output}")
 
 
 def _size(path: Path) -> int:

@@ -18,6 +18,7 @@ from mirror_pl.errors import CheckpointError
 from mirror_pl.files import kept_sha256
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.provenance import versions
+from mirror_pl.reports.run_folder import is_begun
 
 if TYPE_CHECKING:
     from mirror_pl.benchmarks import BenchmarkIndex
@@ -90,7 +91,7 @@ def run_key(facts: Mapping[str, Any], started: datetime) -> bytes:
 def is_stopped_run(settings: EvalSettings) -> bool:
     """Whether there is a run to go on with."""
     folder = Path(settings.output_dir)
-    return settings.resume and (folder / "config.yaml").exists() and not (folder / "run.json").exists()
+    return settings.resume and is_begun(folder) and not (folder / "run.json").exists()
 
 
 def is_finished(settings: EvalSettings, folder: RunFolder | None) -> bool:

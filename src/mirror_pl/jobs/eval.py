@@ -32,6 +32,7 @@ from mirror_pl.jobs.repetition import Original
 from mirror_pl.modules import DetectorModule
 from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain, print_report
+from mirror_pl.retrieval.fused import why_not_fused
 from mirror_pl.stopping import go_on_with
 
 if TYPE_CHECKING:
@@ -185,6 +186,7 @@ def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: R
         "processes": trainer.world_size,
         "precision": trainer.precision,
         "split_to": predictions.most_together,
+        "fused_kernel": why_not_fused() or ("used" if trainer.strategy.root_device.type == "cuda" else None),
         "report": record.report.name,
         "repeats": None if agreement is None else agreement.to_dict(),
         "config": with_absolute_paths(job.cfg),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +16,7 @@ from mirror_pl.config.schema import MiniatureSettings, read_settings
 from mirror_pl.detectors.detector_config import HeadConfig
 from mirror_pl.detectors.variants import LINEAR_PROBE
 from mirror_pl.errors import ConfigError, DataError, name_list
+from mirror_pl.files import read_json
 from mirror_pl.jobs import eval as evaluation
 from mirror_pl.jobs import train as training
 from mirror_pl.locate import miniature_dir
@@ -77,7 +77,7 @@ def run(cfg: DictConfig) -> None:
     # The last one: the validation scenes are too few to choose by.
     timed("eval", lambda: _evaluate(report, path / "detector/last.ckpt", world / "test", shared))
 
-    metrics = json.loads((report / "metrics.json").read_text(encoding="utf-8"))
+    metrics = read_json(report / "metrics.json")
     bal_acc = {row["subset"]: row["metrics"]["bal_acc"] for row in metrics["subsets"]}
     seen = sum(bal_acc[name] for name in spec.seen) / len(spec.seen)
     folder.complete(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from rich.console import Console
 from mirror_pl.benchmarks import parse_manifest
 from mirror_pl.config.schema import EvalSettings, TrainerSettings, check_settings, literal
 from mirror_pl.errors import ConfigError, DataError
+from mirror_pl.files import read_json
 from mirror_pl.reports import print_plain
 from mirror_pl.scores import read_table
 
@@ -88,12 +88,12 @@ class Original:
             ConfigError: If the folder holds no complete run, or one without settings.
         """
         try:
-            run = json.loads((path / "run.json").read_text(encoding="utf-8"))
+            run = read_json(path / "run.json")
         except FileNotFoundError as error:
             raise ConfigError(f"repeat: {path} holds no complete run: there is no run.json in it") from error
         except (OSError, ValueError) as error:
             raise ConfigError(f"repeat: {path / 'run.json'} cannot be read: {error}") from error
-        if "config" not in run or "benchmark" not in run["config"]:
+        if not isinstance(run, dict) or not isinstance(run.get("config"), dict) or "benchmark" not in run["config"]:
             raise ConfigError(f"repeat: {path / 'run.json'} has no settings of an evaluation; it is from an older version")
         if not (path / "predictions.parquet").exists():
             raise ConfigError(f"repeat: there is no predictions.parquet in {path} to compare with")

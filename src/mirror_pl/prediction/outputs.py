@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirror_pl.errors import ConfigError, OutputError
-from mirror_pl.files import FolderLock, write_text
+from mirror_pl.files import FolderLock, read_json, write_text
 from mirror_pl.prediction.formats import as_line, writer_of
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.rows import Row, Tally
@@ -237,8 +237,8 @@ class OutputFile:
 
     def _complete_record(self) -> dict[str, Any] | None:
         """Return the record of the output, if both are there and belong together."""
-        with suppress(OSError, ValueError, KeyError):
-            record: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            record: dict[str, Any] = read_json(self.record)
             if record["bytes"] == self.path.stat().st_size:
                 return record
         return None
@@ -279,6 +279,6 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

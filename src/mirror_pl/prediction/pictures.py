@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,11 +75,16 @@ def _refusing_more_than(pixels: int) -> Iterator[None]:
 
     It knows one limit for the whole process. The scores of pictures within Pillow's own limit do not depend on it.
     """
-    before = Image.MAX_IMAGE_PIXELS
-    Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2  # beyond twice this it refuses, and from here on it warns
-    try:
-        with warnings.catch_warnings():  # what is wrong with a file is in its row
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+    with _PILLOWS_LIMIT:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = (pixels + 1) // 2  # beyond twice this it refuses, and from here on it warns
+        try:
+            with warnings.catch_warnings():  # what is wrong with a file is in its row
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+_PILLOWS_LIMIT = threading.Lock()
+"""Decoding is for processes, each with one thread; others take turns."""

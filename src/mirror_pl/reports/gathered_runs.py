@@ -6,7 +6,6 @@ complete.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from mirror_pl.errors import DataError, name_list
+from mirror_pl.files import read_json, read_yaml
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.reports.run_folder import SCHEMA_VERSION
 from mirror_pl.scores import SCHEMA, read_table
@@ -171,8 +170,8 @@ def _read_run(folder: Path) -> GatheredRun | None:
     complete = (folder / "run.json").exists()
     path = folder / "config.yaml"
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        settings = read_yaml(path)
+    except (OSError, ValueError) as error:
         if not complete and not (folder / "predictions.parquet").exists():
             return None  # a config.yaml of somebody else's
         raise DataError(f"{path} cannot be read: {_first_line(error)}. {_MEND}") from error
@@ -190,9 +189,6 @@ def _read_run(folder: Path) -> GatheredRun | None:
     return run
 
 
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""A sweep's hundred configs take seconds in pure Python."""
-
 _FACTS: tuple[tuple[Any, ...], ...] = (
     ("finished", str),
     ("data", Mapping, "root", str),
@@ -207,7 +203,7 @@ _METRICS = (("benchmark", str), ("missing_subsets", Mapping), ("images", Mapping
 
 def _read_json(path: Path, expected: Sequence[tuple[Any, ...]]) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {_first_line(error)}. {_MEND}") from error
     version = content.get("schema_version") if isinstance(content, Mapping) else None

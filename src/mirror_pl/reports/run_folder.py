@@ -16,12 +16,19 @@ import yaml
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.errors import ConfigError, OutputError, name_list
-from mirror_pl.files import FolderLock, write_text
+from mirror_pl.files import FolderLock, claim, read_json, read_yaml, write_text
 from mirror_pl.reports.published_csv import Delta, deltas_csv, published_csv
 from mirror_pl.scores import BenchmarkScores, write_table
 from mirror_pl.texts import csv_text, storable
 
 SCHEMA_VERSION = 1
+
+
+def is_begun(path: Path) -> bool:
+    """Whether there is a run in a folder; an empty config is that of one that a full disk stopped before it began."""
+    with suppress(OSError):
+        return (path / "config.yaml").stat().st_size > 0
+    return False
 
 
 class RunFolder:
@@ -57,7 +64,7 @@ class RunFolder:
         again: bool = False,
     ) -> None:
         self.path = path
-        self._resumed = resume and (path / "config.yaml").exists()
+        self._resumed = resume and is_begun(path)
         self.finished = self._resumed and (path / "run.json").exists()
         self._lock = FolderLock(path / ".lock")
         if self.finished:
@@ -70,8 +77,7 @@ class RunFolder:
             return
         try:
             path.mkdir(parents=True, exist_ok=True)
-            with (path / "config.yaml").open("x", encoding="utf-8") as file:
-                file.write(resolved_yaml)
+            claim(path / "config.yaml", resolved_yaml)
         except FileExistsError as error:
             if not path.is_dir():
                 raise OutputError(f"output_dir: {path} is a file; give another output_dir=FOLDER") from error
@@ -91,7 +97,10 @@ class RunFolder:
         return self.path / "parts"
 
     def _check_same(self, resolved_yaml: str, free: Sequence[str]) -> None:
-        before = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        try:
+            before = dict(read_yaml(self.path / "config.yaml"))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"resume: {self.path / 'config.yaml'} cannot be read: {error}; give another one") from error
         different = {
             key
             for key in _different(before, yaml.safe_load(resolved_yaml))
@@ -113,9 +122,15 @@ class RunFolder:
         """
         path = self.parts / "depends_on.json"
         if self._resumed and path.exists():
-            before = json.loads(path.read_text(encoding="utf-8"))
-            self.check_unchanged(before["facts"], facts)
-            return datetime.fromisoformat(before["started"])
+            try:
+                before = read_json(path)
+                depended, began = dict(before["facts"]), datetime.fromisoformat(before["started"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"resume: {path} is damaged ({error}); begin anew with another output_dir=FOLDER"
+                ) from error
+            self.check_unchanged(depended, facts)
+            return began
         try:
             self.parts.mkdir(exist_ok=True)
         except OSError as error:
@@ -140,7 +155,10 @@ class RunFolder:
 
     def read_facts(self) -> dict[str, Any]:
         """Return what ``run.json`` says of the run, which is complete."""
-        facts: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        try:
+            facts: dict[str, Any] = dict(read_json(self.path / "run.json"))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"resume: {self.path / 'run.json'} cannot be read: {error}; give another one") from error
         return facts
 
     def unlock(self) -> None:

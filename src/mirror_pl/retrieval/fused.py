@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import warnings
 from functools import cache
 from importlib.util import find_spec
@@ -32,14 +33,18 @@ MOST_TOP_K = 256
 """Slots a row from which on the candidates of a few rows no longer fit into registers."""
 
 
-_failed = False
-"""Whether the kernel could not be compiled or launched here; then it is not tried again."""
+_failure: str | None = None
+
+
+def why_not_fused() -> str | None:
+    """Return why the kernel could not be compiled or launched here, after which it is not tried again; None if it could."""
+    return _failure
 
 
 def serves(queries: Tensor, top_k: int) -> bool:
     """Whether the kernel can take these: float32 on a CUDA device, and Triton installed and working."""
     fits = queries.is_cuda and queries.dtype == torch.float32 and top_k <= MOST_TOP_K
-    return fits and not _failed and _has_triton()
+    return fits and _failure is None and _has_triton()
 
 
 @cache
@@ -109,16 +114,18 @@ def _check_once(queries: Tensor, keys: Tensor, top_k: int, max_weight: Tensor, e
 
 
 def _give_up(error: Exception) -> None:
-    """Do without the kernel from now on, and say so once: Triton may lack a compiler, or a GPU the shared memory."""
-    global _failed
-    if isinstance(error, torch.OutOfMemoryError):
+    """Do without the kernel from now on, and say so once: Triton may lack a compiler, or a GPU the shared memory.
+
+    Raises:
+        Exception: The same, if it is none of compiling and launching: a defect of ours must not pass for a slow GPU.
+    """
+    global _failure
+    of_triton = type(error).__module__.startswith("triton")
+    foreseen = isinstance(error, RuntimeError | ImportError | OSError | subprocess.SubprocessError)
+    if isinstance(error, torch.OutOfMemoryError) or not (of_triton or foreseen):
         raise error
-    _failed = True
-    reason = (str(error).splitlines() or [""])[0]
-    warnings.warn(
-        f"the fused kernel does not work here ({type(error).__name__}: {reason}); retrieval goes on in torch, slower",
-        stacklevel=3,
-    )
+    _failure = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+    warnings.warn(f"the fused kernel does not work here ({_failure}); retrieval goes on in torch, slower", stacklevel=3)
 
 
 def _launch(

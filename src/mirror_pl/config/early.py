@@ -1,0 +1,46 @@
+"""What can be seen to fail before torch and Lightning are imported, which takes seconds: paths that are not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from mirror_pl.benchmarks import index_benchmark
+from mirror_pl.benchmarks.walk import find_folder
+from mirror_pl.config.build import manifest_of
+from mirror_pl.errors import CheckpointError, DataError, OutputError
+
+
+def check_early(cfg: DictConfig) -> None:
+    """Look whether a command's files and folders are there; what is looked at closely is looked at by its job.
+
+    Raises:
+        BenchmarkAbsentError, DataError: If nothing of the benchmark is in ``data_root``, in the words of `index_benchmark`.
+        CheckpointError: If the checkpoint does not exist.
+        OutputError: If ``output_dir`` cannot be made.
+    """
+    if cfg.get("repeat"):  # its settings are those of another run
+        return
+    checkpoint = cfg.get("checkpoint")
+    if checkpoint not in (None, "miniature") and not Path(checkpoint).exists():
+        raise CheckpointError(f"{checkpoint} does not exist; give another one with checkpoint=...")
+    if "data_root" in cfg and "benchmark" in cfg:
+        manifest = manifest_of(cfg.benchmark)
+        root = Path(cfg.data_root)
+        folders = [folder for layout in manifest.layouts.values() for folder in layout.folders]
+        if not root.is_dir() or not any(find_folder(root, folder) for folder in folders):
+            index_benchmark(manifest, root, frozenset())
+    for key in ("root", "real", "fake") if "phase" in cfg and "data" in cfg else ():
+        named = cfg.data.get(key) or []
+        for folder in map(Path, [named] if isinstance(named, str) else named):
+            if not folder.exists():
+                example = f"data.{key}=FOLDER" if key == "root" else f"data.{key}=[FOLDER]"
+                raise DataError(f"data.{key}: {folder} does not exist; give a folder of images as {example}")
+    if "output_dir" in cfg:
+        there = next(
+            folder for folder in (Path(cfg.output_dir), *Path(cfg.output_dir).absolute().parents) if folder.exists()
+        )
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise OutputError(f"output_dir: {cfg.output_dir} cannot be written: {there} is no folder that it may be made in")
