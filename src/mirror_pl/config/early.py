@@ -39,8 +39,7 @@ def check_early(cfg: DictConfig) -> None:
                 example = f"data.{key}=FOLDER" if key == "root" else f"data.{key}=[FOLDER]"
                 raise DataError(f"data.{key}: {folder} does not exist; give a folder of images as {example}")
     if "output_dir" in cfg:
-        there = next(
-            folder for folder in (Path(cfg.output_dir), *Path(cfg.output_dir).absolute().parents) if folder.exists()
-        )
+        output = Path(cfg.output_dir).absolute()
+        there = next(folder for folder in (output, *output.parents) if folder.exists())
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise OutputError(f"output_dir: {cfg.output_dir} cannot be written: {there} is no folder that it may be made in")

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.labels import FAKE, REAL
-from mirror_pl.scores.table import SCORED
+from mirror_pl.scores.columns import columns, distinct_rows, rows_by_subset
 
 METRICS: Final = ("acc", "real_acc", "fake_acc", "bal_acc", "auc", "ap")
 """All fractions in [0, 1], in the published order."""
@@ -78,26 +78,20 @@ def score_benchmark(table: pa.Table, compat: Compat = None, seed: int = 0) -> Be
             image without a score is replaced by a random other one of its subset, with that one's label.
         seed: Of the random replacement.
     """
-    names = table["subset"].unique().to_pylist()
-    subset = table["subset"].combine_chunks().to_numpy(zero_copy_only=False)
-    label = table["label"].to_numpy()
-    scored = np.isin(table["status"].combine_chunks().to_numpy(zero_copy_only=False), [str(status) for status in SCORED])
-    logit = table["logit"].to_numpy()
-    p_fake = table["p_fake"].to_numpy()
+    data = columns(table)
     generator = np.random.default_rng(seed)
 
     def score(name: str, here: NDArray[np.integer]) -> SubsetScores:
-        kept = here[scored[here]]
+        kept = here[data.scored[here]]
         unscored = len(here) - len(kept)
         if compat == "published" and len(kept):
             kept = np.concatenate([kept, generator.choice(kept, unscored)])
-        metrics = subset_metrics(label[kept], logit[kept], p_fake[kept], compat)
-        reals = int((label[kept] == REAL).sum())
+        metrics = subset_metrics(data.label[kept], data.logit[kept], data.p_fake[kept], compat)
+        reals = int((data.label[kept] == REAL).sum())
         return SubsetScores(name, reals, len(kept) - reals, unscored, metrics)
 
-    rows = [score(name, np.flatnonzero(subset == name)) for name in names]
-    _, distinct = np.unique(table["id"].to_numpy(), return_index=True)
-    return average(rows, score(POOLED, np.sort(distinct)), compat)
+    rows = [score(name, here) for name, here in zip(data.names, rows_by_subset(data), strict=True)]
+    return average(rows, score(POOLED, distinct_rows(data)), compat)
 
 
 def average(rows: list[SubsetScores], pooled: SubsetScores, compat: Compat = None) -> BenchmarkScores:
