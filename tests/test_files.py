@@ -5,13 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import os
+import pickle
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mirror_pl.errors import name_list
 from mirror_pl.files import path_sha256, whole_file, whole_folder, write_text
-from mirror_pl.texts import csv_text, printable, storable
+from mirror_pl.texts import Texts, csv_text, printable, storable
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -80,3 +84,17 @@ def test_no_text_in_a_csv_is_a_formula() -> None:
     read = list(csv.reader(io.StringIO(text, newline="")))
     assert read == [[f"'{cell}" for cell in formulas], plain, ["-1.5", "", "True", "-2"]]
     assert csv_text([["a", 1]], end="\r\n") == "a,1\r\n"
+
+
+@given(st.lists(st.text()), st.integers(-9, 9))
+def test_texts_are_a_list_of_them(some: list[str], place: int) -> None:
+    texts = Texts(some := [*some, os.fsdecode(b"\xff/a.png")])
+    assert texts == some
+    assert [*texts] == some
+    assert texts[place:] == some[place:]
+    assert pickle.loads(pickle.dumps(texts)) == some
+    if -len(some) <= place < len(some):
+        assert texts[place] == some[place]
+    else:
+        with pytest.raises(IndexError):
+            texts[place]

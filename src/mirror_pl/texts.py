@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
-from typing import Final, TextIO
+from array import array
+from collections.abc import Iterable, Sequence
+from operator import eq
+from typing import Final, TextIO, overload
 
 
 def printable(text: object) -> str:
@@ -59,3 +61,39 @@ def _inert(value: object) -> object:
         return value if [*map(float, value.split())] else f"'{value}"
     except ValueError:
         return f"'{value}"
+
+
+class Texts(Sequence[str]):
+    """Many texts in one piece of memory, which processes forked from this one share: Python counts uses of each text in it.
+
+    A million paths of 100 characters take 108 MB once, where a list of them takes 157 MB in each process that reads it.
+
+    Args:
+        texts: File names may be among them.
+    """
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        content, ends = bytearray(), array("q", [0])
+        for text in texts:
+            content += text.encode("utf-8", "surrogateescape")
+            ends.append(len(content))
+        self._content, self._ends = bytes(content), ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[str]: ...
+    def __getitem__(self, place: int | slice) -> str | list[str]:
+        """Return the text at a place, or a list of those in a slice."""
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        one = range(len(self))[place]
+        return self._content[self._ends[one] : self._ends[one + 1]].decode("utf-8", "surrogateescape")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(eq, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as of lists

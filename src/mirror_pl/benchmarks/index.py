@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -19,6 +19,7 @@ from mirror_pl.benchmarks.walk_cache import cached_walk
 from mirror_pl.errors import BenchmarkAbsentError, DataError, name_list
 from mirror_pl.labels import REAL
 from mirror_pl.sources import ImageSource
+from mirror_pl.texts import Texts
 
 Integer = TypeVar("Integer", np.int8, np.int32)
 
@@ -70,7 +71,7 @@ class BenchmarkIndex:
 
     manifest: Manifest
     data_root: Path
-    paths: list[str]
+    paths: Sequence[str]
     labels: NDArray[np.int8]
     group_ids: NDArray[np.int32]
     sizes: NDArray[np.int64]
@@ -237,7 +238,7 @@ class _Search:
         return BenchmarkIndex(
             manifest=self.manifest,
             data_root=self.data_root,
-            paths=[path for column in self.columns for path in column.paths],
+            paths=Texts(path for column in self.columns for path in column.paths),
             labels=_column(((column.label, len(column.paths)) for column in self.columns), np.int8),
             group_ids=_column(((column.group, len(column.paths)) for column in self.columns), np.int32),
             sizes=np.concatenate([np.array(column.sizes, np.int64) for column in self.columns]),

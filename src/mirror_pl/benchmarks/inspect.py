@@ -84,7 +84,7 @@ def find_duplicates(index: BenchmarkIndex) -> list[tuple[str, str]]:
     both = set(index.sizes[index.labels == REAL].tolist()) & set(index.sizes[index.labels == FAKE].tolist()) - {0, -1}
     by_content: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
     for image in np.flatnonzero(np.isin(index.sizes, sorted(both))):
-        path = index.paths[image]
+        path = index.paths[int(image)]
         try:
             digest = hashlib.sha256(index.source(int(image)).read_bytes()).hexdigest()
         except OSError:  # found undecodable elsewhere

@@ -19,6 +19,7 @@ from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.sources import ImageSource
+from mirror_pl.texts import Texts
 
 LABEL_FOLDERS: Final = {"0_real": REAL, "nature": REAL, "real": REAL, "1_fake": FAKE, "ai": FAKE, "fake": FAKE}
 """Names of folders below `root` that label what is in them, in lower case; a folder's own case does not matter."""
@@ -44,7 +45,7 @@ class TrainingSet:
     """
 
     folders: tuple[Path, ...]
-    paths: list[str]
+    paths: Sequence[str]
     folder_ids: NDArray[np.int32]
     labels: NDArray[np.int8]
     sizes: NDArray[np.int64]
@@ -147,7 +148,7 @@ def find_training_images(
     parts = [(REAL, search.columns[REAL], chosen[REAL]), (REAL, extras, extra), (FAKE, search.columns[FAKE], chosen[FAKE])]
     return TrainingSet(
         folders=tuple(search.folders),
-        paths=[column.paths[image] for _, column, images in parts for image in images.tolist()],
+        paths=Texts(column.paths[image] for _, column, images in parts for image in images.tolist()),
         folder_ids=np.concatenate([np.array(column.folder_ids, np.int32)[images] for _, column, images in parts]),
         labels=np.concatenate([np.full(len(images), label, np.int8) for label, _, images in parts]),
         sizes=np.concatenate([np.array(column.sizes, np.int64)[images] for _, column, images in parts]),
