@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install eval demo test test-slow test-transformers-4 test-app test-package lock audit lint format bench clean
+.PHONY: help install eval demo test test-slow torture test-transformers-4 test-app test-package lock audit lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: install  ## run the tests, a process for each core
 
 test-slow: install  ## run the long proofs as well
 	$(BIN)/python -m pytest -m 'slow or not slow' $(ARGS)
+
+torture: install  ## kill, signal, fill disks, damage files in bulk, for half an hour; ARGS='kills --count 3' for less
+	$(BIN)/python tests/torture.py $(ARGS)
 
 test-transformers-4: $(VENV)-transformers-4/bin/.installed  ## run the detector's tests under transformers 4.57
 	$(VENV)-transformers-4/bin/python -m pytest tests/detectors tests/integration/test_eval.py tests/integration/test_contracts.py $(ARGS)

@@ -48,6 +48,7 @@ ALLOWED = {
         "scores",
         "benchmarks",
         "detectors",
+        "retrieval",
         "images",
         "miniature",
         "prediction",

@@ -135,7 +135,7 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path.name} is nested too deeply") from error
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, limit: int = 2**22) -> Any:
     """Read a YAML file that is small by its nature: plain values, not nested deeply, and without aliases.
 
     Raises:
@@ -145,7 +145,7 @@ def read_yaml(path: Path) -> Any:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    text, depth = read_text(path), 0
+    text, depth = read_text(path, limit), 0
     try:
         for event in yaml.parse(text, Loader=loader):  # before anything is built
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -153,7 +153,7 @@ def read_yaml(path: Path) -> Any:
                 raise ValueError(f"{path.name} is nested deeply, or has aliases; expected plain keys and values")
         return yaml.load(text, Loader=loader)
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
+        raise ValueError(f"{path.name} is no YAML, or nested deeply: {' '.join(str(error).split())}") from error
 
 
 def open_stored_zip(path: Path) -> zipfile.ZipFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import time
 from dataclasses import replace
@@ -272,7 +273,8 @@ def test_what_must_not_be_left_out_or_put_in(folder: Path, tmp_path: Path, golde
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
 def test_a_full_disk(tmp_path: Path, small_detector: MirrorDetector, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "x.ckpt"
-    path.with_name(f".x.ckpt.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(secrets, "token_hex", lambda size: "0")
+    path.with_name(".x.ckpt.0.tmp").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="No space left"):
         save_checkpoint(path, small_detector, backbone=None, training={})
     assert list(tmp_path.glob("*x.ckpt*")) == []

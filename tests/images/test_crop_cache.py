@@ -22,7 +22,7 @@ import numpy as np
 import PIL
 import pytest
 
-from mirror_pl.images import CropCache, PreprocessSpec, crop_limit, crop_segments
+from mirror_pl.images import CropCache, PreprocessSpec, crop_segments
 from mirror_pl.images.crop_cache import AFTER_THE_CROP
 from mirror_pl.images.crop_segments import make_room
 
@@ -250,7 +250,7 @@ def test_segments_that_may_still_grow_count_as_full(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_nearly_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(crop_limit.shutil, "disk_usage", lambda folder: usage(10**8))
+    monkeypatch.setattr(crop_segments.shutil, "disk_usage", lambda folder: usage(10**8))
     with pytest.warns(UserWarning, match="or its disk nearly is") as caught:
         filled(tmp_path, 3)
     assert len(caught) == 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirror_pl.images import crop_cache as identity
+from mirror_pl.images.crop_cache import identity
 from mirror_pl.sources import ImageSource
 
 

@@ -17,7 +17,7 @@ from mirror_pl.detectors import BackboneConfig, CropPolicy, DetectorConfig, Head
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.errors import ConfigError, IncompleteRunError, OutputError
 from mirror_pl.images.pictures import PreparedPicture, prepare
-from mirror_pl.jobs import map_files
+from mirror_pl.jobs import maps as map_files
 from mirror_pl.jobs import predict as predicting
 from mirror_pl.jobs.maps import MapFolder, safe_name
 

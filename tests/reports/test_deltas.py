@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mirror_pl.benchmarks import published_for
-from mirror_pl.reports import published_csv as deltas
-from mirror_pl.reports.published_csv import deltas_csv
+from mirror_pl.reports.published_csv import deltas, deltas_csv
 
 
 def test_one_row_a_source() -> None:

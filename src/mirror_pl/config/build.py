@@ -220,7 +220,9 @@ def build_loggers(cfg: DictConfig) -> list[SafeLogger]:
             # Lightning names two packages that would do, of which one is tested.
             missing = "mirror_pl[tensorboard]" if "tensorboard" in str(error).lower() else error.name or str(error)
             raise ConfigError(f"logger={name}: a package is not installed: pip install '{missing}'") from error
-        except (MisconfigurationException, TypeError, ValueError) as error:
+        except (MisconfigurationException, TypeError, ValueError, ConfigError) as error:
+            if str(error).startswith(f"logger.{name}"):
+                raise
             raise ConfigError(f"logger.{name}: {error}") from error
     return loggers
 

@@ -183,7 +183,7 @@ def _weights_of(path: Path) -> Path:
 
 def _read_config(file: Path) -> dict[str, Any]:
     try:
-        config = read_yaml(file)
+        config = read_yaml(file, limit=2**14)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"checkpoint: {file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
