@@ -24,6 +24,10 @@ def start(name: str) -> None:
     A signal that asks to stop, also one during the imports, is one line and an exit code. Other errors than those of ours
     keep their traceback.
     """
+    # Read when torch is imported. Threads of libgomp wait for one another by looping, 300,000 times by default: beside other
+    # work, that takes the time from the very thread that they wait for (docs/performance.md).
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     is_first = STARTED_BY_US not in os.environ
     with stopped_by_signals(name, quietly=not is_first):
         try:
