@@ -87,6 +87,8 @@ class Job:
         )
 
     def finish(self) -> dict[str, bytes]:
+        if (self.folder / "run/run.json").exists():  # a training that is complete is not gone on with
+            return self.results()
         done = subprocess.run([*self.command, "resume=true"], capture_output=True, text=True, timeout=600, check=False)
         assert done.returncode == 0, done.stderr
         return self.results()

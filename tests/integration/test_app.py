@@ -369,6 +369,24 @@ def test_who_announces_much_and_sends_nothing_keeps_nobody_out(
             assert b" 408 " in said
 
 
+def test_a_client_that_goes_away_is_nobodys_matter(
+    small_detector: MirrorDetector, capfd: pytest.CaptureFixture[str]
+) -> None:
+    form = b"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n\r\n--x\r\n"
+    with served(small_detector) as page:
+        for request in (
+            b"POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\n" + form,
+            b"POST /gradio_api/queue/join HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n{",
+            b"GET /gradio_api/queue/data?session_hash=gone HTTP/1.1\r\nHost: localhost\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", int(page.address.rsplit(":", 1)[1]))) as line:
+                line.sendall(request)
+                time.sleep(0.2)
+        assert page.ask("/gradio_api/upload", b"no form")[0] == 400
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_another_servers_page_is_refused(small_detector: MirrorDetector) -> None:
     with served(small_detector) as page:
         here = page.address.removeprefix("http://")

@@ -16,7 +16,8 @@ from urllib.parse import urlsplit
 import fastapi
 import gradio as gr
 import uvicorn
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +26,7 @@ from mirror_pl.app_page import markup
 from mirror_pl.app_page.blocks import Service, build_blocks, theme
 from mirror_pl.app_page.form import FormReader
 from mirror_pl.app_page.uploads import RefusedUploadError, Uploads
+from mirror_pl.stopping import leave_signals
 
 _API: Final = "/gradio_api"
 _READ: Final = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", f"{_API}/theme.css",
@@ -165,6 +167,8 @@ class Guard:
                     body = await asyncio.wait_for(_read(receive), STALL_S)
                 except asyncio.TimeoutError:
                     refusal = PlainTextResponse("Too slow", 408)
+                except ClientDisconnect:  # nobody is left to answer
+                    return
                 else:
                     receive = _again(body, receive)
                     refusal = self._examined(body) if path == f"{_API}/queue/join" else None
@@ -175,8 +179,20 @@ class Guard:
                 message["headers"] = [*kept, *((name.encode(), value.encode()) for name, value in _HEADERS.items())]
             await send(message)
 
+        gone = False
+
+        async def receive_watched() -> Message:
+            nonlocal gone
+            message = await receive()
+            gone |= message["type"] == "http.disconnect"
+            return message
+
         try:
-            await (refusal or self._app)(scope, receive, send_guarded)
+            await (refusal or self._app)(scope, receive_watched, send_guarded)
+        except Exception as error:
+            # What goes wrong for a client that has gone away is nobody's matter; nor is a question about its former session.
+            if not gone and not isinstance(error.__cause__, HTTPException):
+                raise
         finally:
             if path == f"{_API}/queue/data":
                 self._forget()
@@ -336,6 +352,7 @@ async def _nothing_to_say(request: Request) -> Response:
 
 def serve(app: ASGIApp, opened: socket.socket) -> None:
     """Serve until the process is interrupted or told to end."""
+    leave_signals()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what is temporary is removed then too
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=2, lifespan="on")
     try:
