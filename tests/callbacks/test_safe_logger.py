@@ -12,8 +12,7 @@ import wandb
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from mirror_pl.callbacks.safe_logger import SafeLogger
-from mirror_pl.callbacks.wandb_logger import SafeWandbLogger, upload_command
+from mirror_pl.callbacks.loggers import SafeLogger, SafeWandbLogger, upload_command
 
 
 class Broken(DummyLogger):

@@ -306,6 +306,7 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
                 ({"mean": [0.2, 0.2, math.inf]}, "mean must be"),
                 ({"crop_px": 0}, "crop_px must be from 1 to 4096, got 0"),
                 ({"crop_px": 10**9}, "got 1000000000"),
+                ({"crop_px": 4}, "crop_px of the preprocessing must be at least the backbone's patch"),
                 ({"crop_px": 1e9}, "got 1000000000.0"),
                 ({"max_short_side_px": 0}, "max_short_side_px must be at least 1"),
                 ({"align_quality": 101}, "align_quality must be from 1 to 100"),

@@ -23,7 +23,7 @@ from mirror_pl.errors import ConfigError, MirrorError, nearest
 if TYPE_CHECKING:
     import lightning as L
 
-    from mirror_pl.callbacks.safe_logger import SafeLogger
+    from mirror_pl.callbacks.loggers import SafeLogger
     from mirror_pl.data import BenchmarkDataModule
 
 
@@ -173,6 +173,8 @@ def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str]
     warnings.filterwarnings("ignore", message=r".*sync_dist=True.*")
     # Lightning 2.6.6 asks torch 2.13 in a way that newer ones deprecate: github.com/Lightning-AI/pytorch-lightning
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
+    # The run folder is claimed, and holds its config.
+    warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
     # The frozen parts are, and stay.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
     callbacks = [build(node) for name, node in cfg.callbacks.items() if name not in leave_out]
@@ -228,8 +230,7 @@ def build_loggers(cfg: DictConfig) -> list[SafeLogger]:
 
 
 def _build_logger(name: str, node: DictConfig, cfg: DictConfig) -> SafeLogger:
-    from mirror_pl.callbacks.safe_logger import SafeLogger
-    from mirror_pl.callbacks.wandb_logger import MODES, SafeWandbLogger
+    from mirror_pl.callbacks.loggers import MODES, SafeLogger, SafeWandbLogger
 
     if not str(node.get("_target_")).endswith(".WandbLogger"):
         return SafeLogger(build(node), name)
@@ -258,7 +259,7 @@ def sweep_name() -> str | None:
 
 def start_loggers(trainer: L.Trainer) -> None:
     """Start what ``logger=`` chose, before anything is scored. What cannot start is left out, with a warning."""
-    from mirror_pl.callbacks.safe_logger import SafeLogger
+    from mirror_pl.callbacks.loggers import SafeLogger
 
     if not trainer.is_global_zero:  # with several processes, one of them logs
         return

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from mirror_pl.callbacks.safe_logger import SafeLogger
-from mirror_pl.callbacks.wandb_logger import SafeWandbLogger
+from mirror_pl.callbacks.loggers import SafeLogger, SafeWandbLogger
 from mirror_pl.config.build import start_loggers
 from mirror_pl.errors import EXIT_DEFECT, MirrorError
 from mirror_pl.images import UndecodableImageError, decode
