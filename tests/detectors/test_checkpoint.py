@@ -293,6 +293,7 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
     for change, message in (
         (good | {"version": 99}, "format version 99, this mirror_pl reads 1"),
         (good | {"detector": "abc"}, "damaged"),
+        (good | {"detector": 3}, "damaged"),
         (good | {"detector": good["detector"] | {"lora": {"rank": 0}}}, "rank of LoRA"),
         *(
             (good | {"detector": good["detector"] | {"preprocess": good["detector"]["preprocess"] | wrong}}, says)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from baseline_set import TOLERANCE, BaselineSet, logits_of
+from detector_files import save_checkpoint
 from golden_set import SMALL
 from PIL import Image
 from sweeps import Call
@@ -270,3 +271,25 @@ def _loaded(name: str, weights: Path, start: Path) -> LinearDetector:
     size = {} if name == "univfd" else {"size": BaselineSet(name).size}
     folder = {"backbone_folder": weights / "clip-vit-large-patch14"} if name == "univfd" else {}
     return load_baseline(name, start, merge=False, **size, **folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"size": {"width": 10**9}}, "carries a description that is damaged"),
+        ({"size": 3}, "carries a description that is damaged"),
+        ({"lora": {"rank": 0}}, "carries a description that is damaged"),
+        ({"name": ["DDA"]}, "holds another detector"),
+        ({"name": "MIRROR"}, "holds another detector"),
+        ({"size": {"width": 64, "depth": 3, "heads": 4, "mlp_width": 256}}, "1 of 3 layers missing"),
+    ],
+)
+def test_a_damaged_description(weights: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
+    detector = _loaded("dda", weights, weights / "DDA_ckpt.pth")
+    save_checkpoint(tmp_path / "x.ckpt", detector, backbone=None, training={})
+    assert load_baseline("dda", tmp_path / "x.ckpt").lora is None
+    content = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    content["mirror_pl"]["detector"] |= change
+    torch.save(content, tmp_path / "y.ckpt")
+    with pytest.raises(CheckpointError, match=message):
+        load_baseline("dda", tmp_path / "y.ckpt")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -90,7 +90,7 @@ def load_baseline(
 
 def kind_of(raw: RawCheckpoint) -> str | None:
     """Return which of `BASELINES` a file of our training holds; None if it holds MIRROR, or is a file of another's."""
-    title = (raw.config or {}).get("name")
+    title = raw.config.get("name") if isinstance(raw.config, Mapping) else None
     return next((name for name, baseline in BASELINES.items() if baseline.detector.title == title), None)
 
 

@@ -90,7 +90,7 @@ def read_detector(
     if len(tensors) != len(raw.tensors):
         raise CheckpointError(f"checkpoint: {raw.path} holds a tensor twice, under two names for the same thing")
     bank = None if memory_path is None else read_bank(Path(memory_path))
-    if raw.config is not None and "name" in raw.config:
+    if isinstance(raw.config, Mapping) and "name" in raw.config:
         raise CheckpointError(
             f"{key}: {raw.path} holds {shown(raw.config['name'])}, no MIRROR; other detectors are loaded with "
             "detector=univfd, dda or bfree"
