@@ -54,7 +54,14 @@ def module(phase: str) -> pl.LightningModule:
 
 
 def fit(
-    folder: Path, phase: str, workers: int, accumulate: int, *callbacks: pl.Callback, every: int = 1, own: bool = False
+    folder: Path,
+    phase: str,
+    workers: int,
+    accumulate: int,
+    *callbacks: pl.Callback,
+    every: int = 1,
+    own: bool = False,
+    **options: Any,
 ) -> dict[str, Tensor]:
     """Train three epochs, going on from what is in the folder; return what was learnt."""
     validation = {"mine": SMALL.data_root / "WildRF"} if phase == "detector" else None
@@ -67,7 +74,7 @@ def fit(
         saving, callbacks = ResumePoint(folder, every), (*callbacks, best)
     trainer = pl.Trainer(
         max_epochs=3, accumulate_grad_batches=accumulate, callbacks=[*callbacks, saving], plugins=[WholeFiles()], accelerator="cpu", logger=False,
-        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0, **options,
     )  # fmt: skip
     one: Any = module(phase)
     last = folder / "last.ckpt"
@@ -111,6 +118,28 @@ def test_stopped_again_and_again_after_saves(
         again = torch.load(folder / "best.ckpt", weights_only=True)
         assert again["global_step"] == best["global_step"]
         assert_equal(again["state_dict"], best["state_dict"])
+
+
+class Validations(pl.Callback):
+    """Notes after which steps there was one."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.steps.append(trainer.global_step)
+
+
+@pytest.mark.parametrize("saves", [2, 5])
+def test_no_validation_in_an_epoch_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
+    """Nothing is saved between a batch and the validation that follows it: a training gone on with from there has none."""
+    whole, stopped = Validations(), Validations()
+    expected = fit(tmp_path / "whole", "detector", 0, 1, whole, own=True, val_check_interval=2)
+    assert len(set(whole.steps)) > 3
+    with stopped_after_saves(monkeypatch, saves):
+        fit(tmp_path / "run", "detector", 0, 1, stopped, own=True, val_check_interval=2)
+    assert_equal(fit(tmp_path / "run", "detector", 0, 1, stopped, own=True, val_check_interval=2), expected)
+    assert set(stopped.steps) == set(whole.steps)
 
 
 @pytest.mark.slow  # ten processes for each, that start anew

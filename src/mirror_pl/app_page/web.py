@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import signal
 import socket
@@ -79,6 +80,7 @@ def web_app(
                     session.config_values.clear()
         for block in blocks.blocks.values():
             block.temp_files.clear()
+        _give_back_memory()
 
     @asynccontextmanager
     async def tidied(app: fastapi.FastAPI) -> AsyncIterator[None]:
@@ -114,6 +116,12 @@ def web_app(
         js=markup.text_of("page.js"),
     )
     return Guard(app, service.uploads, folder, host, hosts, forget)
+
+
+def _give_back_memory() -> None:
+    """Have glibc give back what it keeps of large pictures to the system: two of 90 megapixels would leave 670 MB behind."""
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or another system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Guard:

@@ -36,6 +36,7 @@ class ResumePoint(Checkpoint):
         self.path = Path(folder) / "last.ckpt"
         self.every = every_n_train_steps
         self._saved_at = 0
+        self._due = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the step that a training is gone on with as saved: gradients that accumulate after it would be lost."""
@@ -54,11 +55,12 @@ class ResumePoint(Checkpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save, if it is time or a signal asks the command to stop; of accumulated batches, after the last one."""
-        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches:
+        is_new = trainer.global_step != self._saved_at
+        self._due |= is_new and not trainer.global_step % self.every
+        if trainer.is_last_batch or (batch_idx + 1) % trainer.accumulate_grad_batches or _validates(trainer, batch_idx):
             return
         asked = self._asked_to_stop(trainer) if trainer.world_size == 1 or not (batch_idx + 1) % LOOK_EVERY else 0
-        is_new = trainer.global_step != self._saved_at
-        if is_new and (asked or not trainer.global_step % self.every):
+        if is_new and (asked or self._due):
             self._save(trainer)
         if asked:
             stop(asked)
@@ -77,8 +79,15 @@ class ResumePoint(Checkpoint):
         return int(trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="max"))
 
     def _save(self, trainer: L.Trainer) -> None:
-        self._saved_at = trainer.global_step
+        self._saved_at, self._due = trainer.global_step, False
         trainer.save_checkpoint(self.path)
+
+
+def _validates(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether a validation comes between this batch and the next (`val_check_interval`): saved here, it would be missed."""
+    every = trainer.val_check_batch
+    done = trainer.fit_loop.total_batch_idx if trainer.check_val_every_n_epoch is None else batch_idx
+    return bool(trainer.enable_validation and every and not (done + 1) % every)
 
 
 class WholeFiles(TorchCheckpointIO):
