@@ -171,3 +171,21 @@ def test_how_a_process_ended_is_said(code: int, exit_code: int) -> None:
     well = subprocess.Popen([sys.executable, "-c", ""])
     well.wait()
     assert _dead([well]) is None
+
+
+def test_where_python_drops_exceptions() -> None:
+    """In a finaliser or after a fork a raised `Stopped` is dropped; the process ends all the same, and prints one line."""
+    program = (
+        "import os, signal, time\n"
+        "from mirror_pl.stopping import stopped_by_signals\n"
+        "class Last:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.1)\n"
+        "with stopped_by_signals('eval'):\n"
+        "    Last()\n"
+        "    time.sleep(30)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 143
+    assert done.stderr == "\nstopped by SIGTERM\n"

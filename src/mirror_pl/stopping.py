@@ -65,10 +65,14 @@ def stopped_by_signals(command: str, *, quietly: bool = False) -> Iterator[None]
     writing.setblocking(False)
     former = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reading,), daemon=True, name="stop-watch").start()
+    hook = sys.unraisablehook
+    # Raised where Python drops exceptions, such as after a fork, it is not lost: `_watch` ends the process.
+    sys.unraisablehook = lambda dropped: None if dropped.exc_type is Stopped else hook(dropped)
     take_signals()
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         _owner = 0
         for number, handler in before.items():
             signal.signal(number, handler)
