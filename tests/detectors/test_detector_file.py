@@ -29,6 +29,7 @@ from mirror_pl.detectors.checkpoint import (
     read_detector,
     save_folder,
 )
+from mirror_pl.detectors.checkpoint.torch_file import save_torch
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.errors import CheckpointError, OutputError
 from mirror_pl.files import path_sha256
@@ -278,6 +279,24 @@ def test_a_full_disk(tmp_path: Path, small_detector: MirrorDetector, monkeypatch
     with pytest.raises(OutputError, match="No space left"):
         save_checkpoint(path, small_detector, backbone=None, training={})
     assert list(tmp_path.glob("*x.ckpt*")) == []
+
+
+@pytest.mark.parametrize("room", [1000, 5000, 20_000, 60_000])
+def test_a_disk_that_fills_up(tmp_path: Path, room: int) -> None:
+    """Wherever it does in the archive, which torch then cannot close either: the limit on a file's size does the same."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "x.ckpt"
+    save_torch(path, {"a": torch.zeros(3)})
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large"):
+            save_torch(path, {str(number): torch.rand(1000) for number in range(20)}, replace=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["x.ckpt"]
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,13 @@ def save_torch(path: Path, content: Mapping[str, Any], *, replace: bool = False)
         raise OutputError(f"{path} exists already; nothing is overwritten")
     with whole_file(path) as temporary:
         temporary.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as opened:  # given a path, torch reports a full disk as a defect of its own
-            torch.save(dict(content), opened)
+        try:
+            with temporary.open("wb") as opened:
+                torch.save(dict(content), opened)
+        except RuntimeError as error:  # torch's, of its archive that could not be closed: why is in the error before
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def for_saving(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
