@@ -63,6 +63,7 @@ def go_on(errors: str) -> list[str]:
     return shlex.split(line.partition("go on with: ")[2])[2:]
 
 
+@pytest.mark.slow  # `tests/integration/test_resume.py` has a polite stop
 def test_an_evaluation_keeps_its_scores() -> None:
     process = start(EVAL)
     errors, _ = stop_when(process, _images_are_scored, signal.SIGTERM)

@@ -33,8 +33,8 @@ from PIL import Image
 import mirror_pl.jobs.app
 from mirror_pl.app_page import markup
 from mirror_pl.app_page.answer import Costs, answer, predictions_of
-from mirror_pl.app_page.form import recipe
 from mirror_pl.app_page.port import is_local, listen, private_folder
+from mirror_pl.app_page.recipe import recipe
 from mirror_pl.app_page.uploads import MOST_AT_ONCE, WAIT_S, RefusedUploadError, UploadLimits, Uploads
 from mirror_pl.config.command import compose
 from mirror_pl.config.schema import AppSettings, read_settings

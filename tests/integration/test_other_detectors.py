@@ -208,7 +208,7 @@ def test_what_is_for_mirror_alone(weights: Path, tmp_path: Path) -> None:
 CROPS = {"univfd": 224, "dda": 336, "bfree": 504}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["univfd", "dda", pytest.param("bfree", marks=pytest.mark.slow)])  # at 504 px
 def test_each_is_trained_further(name: str, weights: Path, tmp_path: Path) -> None:
     """From its published files: head and adapters learn, nothing else; the result scores alike in every way it is loaded."""
     data = _images(tmp_path)

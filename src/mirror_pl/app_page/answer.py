@@ -10,7 +10,7 @@ from typing import Final
 
 from PIL import Image
 
-from mirror_pl.app_page.form import recipe
+from mirror_pl.app_page.recipe import recipe
 from mirror_pl.detectors import CropPolicy, Detector, MirrorDetector, Prediction
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.detectors.scoring import predict_all
