@@ -22,8 +22,6 @@ EXIT_INCOMPLETE = 3
 """Everything was written, but some images have no score, or a required subset is absent."""
 EXIT_NOT_WRITTEN = 4
 """A result could not be written."""
-EXIT_INTERRUPTED = 130
-"""Ctrl-C; by the shells' convention, 128 and the signal's number."""
 
 
 class MirrorError(Exception):

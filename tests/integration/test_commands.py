@@ -17,6 +17,7 @@ from mirror_pl.config.command import _report, compose
 from mirror_pl.errors import CheckpointError, ConfigError, OutputError
 from mirror_pl.jobs.convert import run as convert
 from mirror_pl.miniature import WorldSpec
+from mirror_pl.start import start as start_command
 
 
 def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -129,3 +130,29 @@ def test_the_list_of_commands() -> None:
         shown = start(f"mirror_pl.{command}", "--help")
         assert shown.returncode == 0
         assert "backbone" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("eval", ["checkpoint=nowhere.pth"], "nowhere.pth does not exist; give another one with checkpoint=..."),
+        ("eval", ["detector=dda"], "detector=dda wants DDA_ckpt.pth (docs/other-detectors.md)"),
+        ("eval", ["benchmark=wildrf", "data_root=nowhere"], "data_root: nowhere does not exist"),
+        (
+            "train",
+            ["data.real=[nowhere]"],
+            "data.real: nowhere does not exist; give a folder of images as data.real=[FOLDER]",
+        ),
+        ("eval", ["resume=true"], "resume=true: which run? Give its folder too: output_dir=FOLDER"),
+        ("eval", ["benchmark", "=", "wildrf"], "benchmark: a setting is written as key=value"),
+        ("eval", ["--benchmark=wildrf"], "--benchmark=wildrf: a setting is written as key=value"),
+    ],
+)
+def test_what_is_wrong_with_a_command_line(
+    command: str, arguments: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [command, *arguments])
+    with pytest.raises(SystemExit) as end:
+        start_command(command)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err

@@ -24,7 +24,8 @@ def check_early(cfg: DictConfig) -> None:
     if cfg.get("repeat"):  # its settings are those of another run
         return
     checkpoint = cfg.get("checkpoint")
-    if checkpoint not in (None, "miniature") and not Path(checkpoint).exists():
+    names_its_files = "checkpoint" in (cfg.get("detector") or {})  # the others' loader says which files it wants
+    if not names_its_files and checkpoint not in (None, "miniature") and not Path(checkpoint).exists():
         raise CheckpointError(f"{checkpoint} does not exist; give another one with checkpoint=...")
     if "data_root" in cfg and "benchmark" in cfg:
         manifest = manifest_of(cfg.benchmark)

@@ -32,7 +32,8 @@ def run(cfg: DictConfig) -> None:
             are not usable.
     """
     settings = read_settings(cfg, AppSettings)
-    if find_spec("gradio") is None:
+    gradio = find_spec("gradio")
+    if gradio is None or gradio.origin is None:  # the second: any folder of that name, such as in the current one
         raise ConfigError(
             "the app needs gradio, which is not installed: pip install 'mirror_pl[app]'; docs/app.md says more"
         )

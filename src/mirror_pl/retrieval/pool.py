@@ -1,4 +1,4 @@
-"""The pooled path: only what a score needs, without one reconstruction a token.
+"""Retrieval for a score, without one reconstruction per token (`pool`), and with them, for Phase 1 and maps (`expand`).
 
 Only the *mean* over tokens of the attended values enters the score, and that mean is linear in the weights: per image and
 head it is (sum over tokens of the weights) x values. So no ``(N, K) x (K, d)`` product is made; on a CPU one image's
@@ -21,7 +21,7 @@ def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvi
     """Attend to the `top_k` best slots of each row and average over tokens (and, for the evidence, heads).
 
     Equal to the means of `expand` to float tolerance. A CPU has a way of its own without gradients (`pool_cpu`) and one with
-    them (`sparse_cpu`), CUDA with Triton one without (`fused`); else torch works in chunks (`chunked`).
+    them (`cpu_gradients`), CUDA with Triton one without (`fused`); else torch works in chunks (`chunked`).
 
     Args:
         queries: ``(B, H, N, d)``, float32 or float64.
@@ -52,10 +52,10 @@ def expand(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> TokenEv
     """Attend to the `top_k` best slots of each token and keep every token's result.
 
     Args:
-        queries: ``(B, H, N, d)``, float32 or float64.
-        keys: ``(H, K, d)``, same dtype and device.
-        values: ``(H, K, d)``, same dtype and device.
-        top_k: Slots kept in each row, ``1 <= top_k <= K``.
+        queries: As of `pool`, like the next three.
+        keys: Likewise.
+        values: Likewise.
+        top_k: Likewise.
 
     Raises:
         ValueError: If the shapes do not fit together.
