@@ -26,7 +26,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
 from mirror_pl.images import CropCache, PreprocessSpec, decode, identity, preprocess
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 
 SIZES = {"0.3": (640, 480), "1": (1152, 896), "4": (2304, 1728)}
 FORMATS = {".jpg": {"quality": 90}, ".png": {}, ".webp": {"quality": 90}}

@@ -21,7 +21,7 @@ from mirror_pl.data.batch import Sample, collate
 from mirror_pl.data.benchmark import BenchmarkDataset
 from mirror_pl.images import CropCache, PreprocessSpec, pictures
 from mirror_pl.scores import Status
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 
 SPEC = PreprocessSpec(max_short_side_px=48, crop_px=40)
 GB = 10**9

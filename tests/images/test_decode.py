@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from mirror_pl.images import UndecodableImageError, decode
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
 

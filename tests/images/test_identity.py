@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mirror_pl.images.crop_cache import identity
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 
 
 @pytest.fixture

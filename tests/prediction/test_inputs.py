@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirror_pl.benchmarks.tree import folders_below
 from mirror_pl.errors import ConfigError
 from mirror_pl.prediction.inputs import Item, check_inputs, count_items, expand
+from mirror_pl.sources.tree import folders_below
 from mirror_pl.texts import printable
 
 

@@ -13,12 +13,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mirror_pl.benchmarks.labelling import class_of, labels_of, labels_of_reals
 from mirror_pl.benchmarks.manifest import USER_REALS, Layout, Manifest
-from mirror_pl.benchmarks.walk import Walk, class_of, find_folder, labels_of, labels_of_reals
-from mirror_pl.benchmarks.walk_cache import cached_walk
 from mirror_pl.errors import BenchmarkAbsentError, DataError, name_list
 from mirror_pl.labels import REAL
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
+from mirror_pl.sources.walk import Walk, find_folder
+from mirror_pl.sources.walk_cache import cached_walk
 from mirror_pl.texts import Texts
 
 Integer = TypeVar("Integer", np.int8, np.int32)

@@ -8,9 +8,9 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mirror_pl.benchmarks import index_benchmark
-from mirror_pl.benchmarks.walk import find_folder
 from mirror_pl.config.build import manifest_of
 from mirror_pl.errors import CheckpointError, DataError, OutputError
+from mirror_pl.sources.walk import find_folder
 
 
 def check_early(cfg: DictConfig) -> None:

@@ -21,7 +21,7 @@ from mirror_pl.errors import ConfigError, DataError, name_list
 from mirror_pl.images import IMAGE_SUFFIXES, AugmentSpec, UndecodableImageError, augment, decode
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.scores import Status
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 from mirror_pl.stopping import in_worker
 
 Folders = str | Path | Sequence[str | Path] | None

@@ -13,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirror_pl.benchmarks.index import PassedOver
-from mirror_pl.benchmarks.walk import Folder, Walk, suffix_of
-from mirror_pl.benchmarks.walk_cache import cached_walk
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.folder import Folder, suffix_of
+from mirror_pl.sources.source import ImageSource
+from mirror_pl.sources.walk import Walk
+from mirror_pl.sources.walk_cache import cached_walk
 from mirror_pl.texts import Texts
 
 LABEL_FOLDERS: Final = {"0_real": REAL, "nature": REAL, "real": REAL, "1_fake": FAKE, "ai": FAKE, "fake": FAKE}

@@ -20,7 +20,7 @@ from mirror_pl.files import RACY_NS
 from mirror_pl.images.crop_segments import ENTRY, Segments, SegmentWriter, make_room
 from mirror_pl.images.crops import crop_count
 from mirror_pl.images.spec import PreprocessSpec
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 
 
 def identity(source: ImageSource, suffix: str) -> bytes | None:

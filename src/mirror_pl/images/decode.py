@@ -14,7 +14,7 @@ from typing import Final
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
 """Suffixes the published protocol reads, in lower case; the case of a file's own suffix does not matter."""

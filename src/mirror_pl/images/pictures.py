@@ -13,7 +13,7 @@ from PIL import Image
 from mirror_pl.images.crops import Crop, cut, plan_crops
 from mirror_pl.images.decode import UndecodableImageError, decode
 from mirror_pl.images.spec import PreprocessSpec
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from mirror_pl.files import write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.data_check import DataCheck, print_check
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 from mirror_pl.texts import storable
 
 NOT_LOOKED_FOR = ("miniature", "folder")

@@ -18,7 +18,7 @@ from mirror_pl.images import UndecodableImageError, decode
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.reports.gallery_page import Card, Part, Section, Tile, beside, picture_page
 from mirror_pl.reports.map_overlay import MAPS, MapLayer, draw_map
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
 from mirror_pl.texts import printable, storable
 
 if TYPE_CHECKING:

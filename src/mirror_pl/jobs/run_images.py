@@ -8,10 +8,10 @@ from typing import Final
 
 from PIL import Image
 
-from mirror_pl.benchmarks.walk import SHARD_SUFFIX, list_shard
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports.html_page import Picture
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.source import ImageSource
+from mirror_pl.sources.tar import SHARD_SUFFIX, list_shard
 
 SIDE_PX: Final = 144
 """Longer side of a thumbnail: sharp at the page's size on most screens."""

@@ -10,12 +10,13 @@ from io import FileIO
 from pathlib import Path
 from typing import Final, Protocol
 
-from mirror_pl.benchmarks.tree import folders_below
-from mirror_pl.benchmarks.walk import SHARD_SUFFIX, list_shard, suffix_of
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import IMAGE_SUFFIXES
-from mirror_pl.prediction.globs import has_magic, matches
-from mirror_pl.sources import ImageSource
+from mirror_pl.sources.folder import suffix_of
+from mirror_pl.sources.globs import has_magic, matches
+from mirror_pl.sources.source import ImageSource
+from mirror_pl.sources.tar import SHARD_SUFFIX, list_shard
+from mirror_pl.sources.tree import folders_below
 
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
 # ruff: noqa: PTH112, PTH117, PTH118, PTH119

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mirror_pl.benchmarks import walk_cache
-from mirror_pl.benchmarks.walk import Walk, walk
-from mirror_pl.benchmarks.walk_cache import cached_walk
+from mirror_pl.sources import walk_cache
+from mirror_pl.sources.walk import Walk, walk
+from mirror_pl.sources.walk_cache import cached_walk
 
 SUFFIXES = {".png"}
 SKIP = {"train"}

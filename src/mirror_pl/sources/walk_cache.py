@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.walk import Folder, Walk, folder_mtime, walk
 from mirror_pl.errors import OutputError
 from mirror_pl.files import RACY_NS, open_stored_zip, whole_file
+from mirror_pl.sources.folder import Folder
+from mirror_pl.sources.walk import Walk, folder_mtime, walk
 
 FORMAT = "2"
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
-# ruff: noqa: PTH116, PTH118
 
 
 @dataclass

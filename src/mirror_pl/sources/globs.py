@@ -8,10 +8,9 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from mirror_pl.benchmarks.tree import folders_below
+from mirror_pl.sources.tree import folders_below
 
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
-# ruff: noqa: PTH118
 
 _MAGIC: Final = re.compile(r"[*?\[]")
 _ANY_FOLDERS: Final = "**"
