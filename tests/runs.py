@@ -41,7 +41,7 @@ def start(command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def wait_for_parts(process: subprocess.Popen[str], folder: Path, pattern: str = "*.part", timeout_s: float = 120) -> bool:
+def wait_for_parts(process: subprocess.Popen[str], folder: Path, pattern: str = "*.parquet", timeout_s: float = 120) -> bool:
     """Wait until scores are being kept; False if the process has ended before."""
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:

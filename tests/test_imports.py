@@ -19,7 +19,9 @@ SHARED = {
     "files",
     "locate",
     "provenance",
+    "changes",
     "stopping",
+    "store",
     "texts",
 }  # plain modules that know no room
 

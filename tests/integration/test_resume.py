@@ -24,7 +24,8 @@ from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, OutputError
 from mirror_pl.jobs.eval import run
 from mirror_pl.modules.detector import DetectorModule
-from mirror_pl.scores.parts import PartWriter, count_scored
+from mirror_pl.scores.parts import PartialScores
+from mirror_pl.store import Store
 
 
 class Stopped(BaseException):
@@ -69,17 +70,17 @@ def evaluate(tree: Path, output: Path, *more: str) -> Path:
 @contextmanager
 def stopped_after(monkeypatch: pytest.MonkeyPatch, batches: int, error: type[BaseException] = Stopped) -> Iterator[None]:
     """Stop the evaluation inside after so many batches were kept."""
-    append, done = PartWriter.append, 0
+    keep, done = PartialScores.keep, 0
 
-    def append_and_stop(self: PartWriter, scores: Any) -> None:
+    def keep_and_stop(scores: PartialScores, store: Store, rank: int) -> None:
         nonlocal done
         if done == batches:
             raise error("stopped")
-        append(self, scores)
+        keep(scores, store, rank)
         done += 1
 
     with monkeypatch.context() as patch, pytest.raises(error):
-        patch.setattr(PartWriter, "append", append_and_stop)
+        patch.setattr(PartialScores, "keep", keep_and_stop)
         yield
 
 
@@ -139,7 +140,7 @@ def test_all_scored_but_no_report(
     with monkeypatch.context() as patch, pytest.raises(OutputError, match="full"):
         patch.setattr("mirror_pl.reports.run_folder.write_table", lambda *_: (_ for _ in ()).throw(OutputError("full")))
         evaluate(tree, tmp_path / "out")
-    assert count_scored(tmp_path / "out/parts") == 23
+    assert Store(tmp_path / "out/parts", None).count() == 23
     seen = counted(monkeypatch)
     evaluate(tree, tmp_path / "out", "resume=true")
     assert seen == []
@@ -219,7 +220,7 @@ def test_parts_of_another_try_are_refused(tree: Path, tmp_path: Path, monkeypatc
     for name in ("one", "two"):
         with stopped_after(monkeypatch, 2):
             evaluate(tree, tmp_path / name)
-    for part in (tmp_path / "one/parts").glob("*.part"):
+    for part in (tmp_path / "one/parts").glob("*.parquet"):
         shutil.copy(part, tmp_path / "two/parts")
     with pytest.raises(DataError, match="belongs to another run"):
         evaluate(tree, tmp_path / "two", "resume=true")
@@ -250,7 +251,7 @@ def test_the_end_of_a_process_ends_the_run(tree: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     more = ["trainer.devices=2", "trainer.strategy=ddp", "batch_size=1"]
     process = start(eval_command(*arguments(tree, output, *more)))
-    assert wait_for_parts(process, output, "0001-*.part"), process.communicate()[0]
+    assert wait_for_parts(process, output, "0001-*.parquet"), process.communicate()[0]
     child = rank_process(process.pid, 1)
     assert child is not None
     os.kill(child, signal.SIGKILL)
@@ -280,7 +281,7 @@ def test_a_polite_stop_keeps_everything(tree: Path, tmp_path: Path, undisturbed:
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode != 0
-    assert 0 < count_scored(output / "parts") < 173
+    assert 0 < Store(output / "parts", None).count() < 173
 
 
 @pytest.mark.slow
@@ -341,7 +342,7 @@ def test_a_full_disk(tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]) 
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 4, done.stderr
             assert "No space left" in done.stderr
-            kept.append(count_scored(disk / "out/parts"))
+            kept.append(Store(disk / "out/parts", None).count())
             (disk / "filler").unlink()
             subprocess.run(["mount", "-o", "remount,size=4m", disk], check=True)
             done = subprocess.run([*command, "resume=true"], capture_output=True, text=True)

@@ -19,8 +19,9 @@ from mirror_pl.data.benchmark import BenchmarkDataModule, of_all
 from mirror_pl.errors import ConfigError, OutputError
 from mirror_pl.modules.detector import DetectorModule
 from mirror_pl.scores import Status
-from mirror_pl.scores.parts import PartialScores, PartWriter, join, read_parts
+from mirror_pl.scores.parts import PartialScores, join, read_parts
 from mirror_pl.stopping import take_signals
+from mirror_pl.store import Store
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class PartsOfRun:
     """Where a run keeps scores before it is complete.
 
     Attributes:
-        folder: In which each process has a part.
+        folder: In which each process adds parts.
         key: 32 bytes that tell the run from others.
         every_s: Seconds from one writing to the next; a killed process loses no more than that. 0 writes every batch.
     """
@@ -36,6 +37,11 @@ class PartsOfRun:
     folder: Path
     key: bytes
     every_s: float = 10.0
+
+    @property
+    def store(self) -> Store:
+        """Where they are written."""
+        return Store(self.folder, self.key)
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class ScoreKeeper(L.Callback):
         self._mine: list[PartialScores] = []
         self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._flaws: list[Flaw] = []
-        self._writer: PartWriter | None = None
+        self._rank = 0
         self._written = time.monotonic()
         self._images = 0
         self._most_together: int | None = None
@@ -105,9 +111,9 @@ class ScoreKeeper(L.Callback):
         self.parts = trainer.strategy.broadcast(self.parts)
         if self.parts is None:
             return
-        self._writer = PartWriter(self.parts.folder, self.parts.key, trainer.global_rank)
+        self._rank = trainer.global_rank
         # Nodes may or may not share the folder; the processes of one node do.
-        found = read_parts(self.parts.folder, self.parts.key) if trainer.local_rank == 0 else PartialScores.none()
+        found = read_parts(self.parts.store) if trainer.local_rank == 0 else PartialScores.none()
         before = join(list(of_all(found, trainer))).once()
         self._before = before.at(data.skip(before.ids)[before.ids])
 
@@ -147,7 +153,7 @@ class ScoreKeeper(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save what can be saved."""
-        if self._writer is not None:
+        if self.parts is not None:
             with suppress(OutputError, RuntimeError):  # the disk or the device may be the very reason
                 self._write()
 
@@ -159,8 +165,8 @@ class ScoreKeeper(L.Callback):
         logits, p_fake = torch.cat([scores for _, scores in self._pending], dim=1).cpu().numpy()
         new = _with_flaws(ids, logits, p_fake, self._flaws)
         self._pending, self._flaws = [], []
-        if self._writer is not None:
-            self._writer.append(new)
+        if self.parts is not None:
+            new.keep(self.parts.store, self._rank)
         self._mine.append(new)
 
 

@@ -23,7 +23,7 @@ from mirror_pl.labels import FAKE, REAL
 from mirror_pl.reports.run_folder import SCHEMA_VERSION
 from mirror_pl.scores import SCHEMA, read_table
 from mirror_pl.scores.columns import Columns, columns
-from mirror_pl.scores.parts import count_scored
+from mirror_pl.store import Store
 from mirror_pl.texts import printable, storable
 
 
@@ -85,7 +85,7 @@ class GatheredRun:
     @property
     def scored(self) -> int:
         """Images that an incomplete run has scored so far, as far as it has written them down."""
-        return count_scored(self.folder / "parts")
+        return Store(self.folder / "parts", None).count()
 
     def read(self) -> pa.Table:
         """Read the prediction table.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import datetime
@@ -15,6 +15,7 @@ import pyarrow as pa
 import yaml
 
 from mirror_pl.benchmarks import BenchmarkIndex
+from mirror_pl.changes import changes, different
 from mirror_pl.errors import ConfigError, OutputError, name_list
 from mirror_pl.files import FolderLock, claim, read_json, read_yaml, write_text
 from mirror_pl.reports.published_csv import Delta, deltas_csv, published_csv
@@ -101,14 +102,14 @@ class RunFolder:
             before = dict(read_yaml(self.path / "config.yaml"))
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"resume: {self.path / 'config.yaml'} cannot be read: {error}; give another one") from error
-        different = {
+        changed = {
             key
-            for key in _different(before, yaml.safe_load(resolved_yaml))
+            for key in different(before, yaml.safe_load(resolved_yaml))
             if not any(key == name or key.startswith(f"{name}.") for name in free)
         }
-        if different:
+        if changed:
             raise ConfigError(
-                f"resume: the run in {self.path} was started with other values of {name_list(sorted(different))}"
+                f"resume: the run in {self.path} was started with other values of {name_list(sorted(changed))}"
             )
 
     def hold_to(self, facts: Mapping[str, Any], started: datetime) -> datetime:
@@ -144,12 +145,10 @@ class RunFolder:
         Raises:
             ConfigError: With what has changed.
         """
-        changed = sorted(set(_different(before, json.loads(json.dumps(now)))))
+        changed = changes(before, now)
         if changed:
-            which = "; ".join(f"{key}: {_at(before, key)} then, {_at(now, key)} now" for key in changed[:_MOST_CHANGES])
-            more = f", and {len(changed) - _MOST_CHANGES} more" if len(changed) > _MOST_CHANGES else ""
             raise ConfigError(
-                f"resume: what the run in {self.path} depends on has changed since it was started: {which}{more}. "
+                f"resume: what the run in {self.path} depends on has changed since it was started: {changed}. "
                 "Put it back, or give another output_dir=FOLDER"
             )
 
@@ -234,27 +233,3 @@ class RunFolder:
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         # Names on disk may hold bytes that are not UTF-8; JSON's own escapes write them.
         write_text(self.path / name, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-_MOST_CHANGES = 4
-
-
-def _at(values: Any, key: str) -> Any:
-    """Return what a nested mapping has at a dotted key; names with dots in them are found too."""
-    if not isinstance(values, Mapping):
-        return values
-    for name, value in values.items():
-        if key == name:
-            return value
-        if key.startswith(f"{name}."):
-            return _at(value, key[len(name) + 1 :])
-    return "none"
-
-
-def _different(one: Any, two: Any, key: str = "") -> Iterator[str]:
-    """Yield the settings that two configs differ in; one path written in two ways is the same."""
-    if isinstance(one, dict) and isinstance(two, dict):
-        for name in {*one, *two}:
-            yield from _different(one.get(name), two.get(name), f"{key}.{name}" if key else str(name))
-    elif one != two and not (isinstance(one, str) and isinstance(two, str) and Path(one).absolute() == Path(two).absolute()):
-        yield key
