@@ -63,7 +63,11 @@ class Job:
 
     def stamp(self) -> int:
         """Something that grows as work comes to the disk."""
-        places = [*self.folder.glob("run/parts/*"), *self.folder.glob("run/last.ckpt"), *self.folder.glob("out.csv.partial")]
+        places = [
+            *self.folder.glob("run/parts/*"),
+            *self.folder.glob("run/last.ckpt"),
+            *self.folder.glob("out.csv.partial/*"),
+        ]
         return sum(place.stat().st_mtime_ns for place in places if place.exists())
 
     def results(self) -> dict[str, bytes]:

@@ -24,14 +24,23 @@ from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, LostProcessError
 from mirror_pl.jobs.predict import run
 from mirror_pl.jobs.prediction_progress import Progress
-from mirror_pl.prediction import Item, OutputFile
+from mirror_pl.prediction import Item, Output
 from mirror_pl.prediction.pictures import prepare_item
+from mirror_pl.prediction.units import Done
 
 GOLDEN = SMALL.data_root
 
 
 class Stopped(BaseException):
     """As sudden as a kill, as far as one can be inside a test."""
+
+
+def kept(partial: str) -> int:
+    """Return how many rows a run on the way has written down, by the names of its parts alone."""
+    try:
+        return Done(name.removesuffix(".parquet") for name in os.listdir(partial)).rows
+    except OSError:
+        return 0
 
 
 def quoted(names: list[str]) -> str:
@@ -121,13 +130,20 @@ def test_names_as_they_are_and_the_exit_code() -> None:
 
 def test_control_c() -> None:
     """Rows until then are kept, nothing is printed but what to do, and no process stays behind."""
-    more = ["output=out.jsonl", f"checkpoint={SMALL.checkpoint}", "device=cpu", "num_workers=1", "batch_size=1"]
+    more = [
+        "output=out.jsonl",
+        f"checkpoint={SMALL.checkpoint}",
+        "device=cpu",
+        "num_workers=1",
+        "batch_size=1",
+        "save_every_s=0",
+    ]
     process = subprocess.Popen(command("-", *more), stdin=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     assert process.stdin is not None
     process.stdin.write(b"".join(os.fsencode(path) + b"\n" for path in golden_paths()[:9]))  # and no end: it waits for more
     process.stdin.flush()
     until = time.monotonic() + 120
-    while not (Path("out.jsonl.partial").exists() and Path("out.jsonl.partial").read_bytes().count(b"\n") > 3):
+    while kept("out.jsonl.partial") < 3:
         assert process.poll() is None
         assert time.monotonic() < until
         time.sleep(0.05)
@@ -210,26 +226,26 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(form: str, monkeypatch: pytest
     output = f"out.{form}"
     with pytest.raises(IncompleteRunError, match="3 of the"):
         run(compose("predict", arguments(inputs, f"whole.{form}")))
-    add, done = OutputFile.add, 0
+    add, done = Output.add, 0
 
-    def add_and_stop(self: OutputFile, row: Any) -> None:
+    def add_and_stop(self: Output, *given: Any) -> None:
         nonlocal done
         if done == 7:
             done = 0
             raise Stopped
         done += 1
-        add(self, row)
+        add(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(OutputFile, "add", add_and_stop)
+        patch.setattr(Output, "add", add_and_stop)
         for count in range(2):
             with pytest.raises(Stopped):
                 run(compose("predict", arguments(inputs, output, *["resume=true"] * count)))
-        assert len(Path(f"{output}.partial").read_bytes().splitlines()) == 1 + 4 + 7
+        assert kept(f"{output}.partial") == 8, "the first try kept 4 of 7, the second 4 of 7 more"
         for change in ("crops=five", "batch_size=5", "precision=bf16-mixed", "max_megapixels=5"):
             with pytest.raises(ConfigError, match="has changed since it was begun"):
                 run(compose("predict", arguments(inputs, output, "resume=true", change)))
-        with pytest.raises(ConfigError, match=r"row 1 .* where the input has"):
+        with pytest.raises(ConfigError, match=r"rows 1 to 4 of unit 0 are of other pictures"):
             run(compose("predict", arguments(inputs[::-1], output, "resume=true")))
     with pytest.raises(IncompleteRunError, match="3 of the"):
         run(compose("predict", arguments(inputs, output, "resume=true", "num_workers=1", "timeout_s=60")))
@@ -262,11 +278,11 @@ def orphans(group: int) -> list[int]:
     return found
 
 
-def killed_after(process: subprocess.Popen[str], partial: Path, rows: int) -> bool:
+def killed_after(process: subprocess.Popen[str], partial: str, rows: int) -> bool:
     """Kill the process alone, once so many rows are there; False if it has ended before."""
     until = time.monotonic() + 120
     while time.monotonic() < until:
-        if partial.exists() and partial.read_bytes().count(b"\n") > rows:
+        if kept(partial) >= rows:
             process.kill()
         if process.poll() is not None:
             process.communicate()
@@ -277,8 +293,8 @@ def killed_after(process: subprocess.Popen[str], partial: Path, rows: int) -> bo
 
 def test_a_killed_process_loses_nothing_and_leaves_nobody() -> None:
     given = add_pictures(24)
-    process = start(command(*given, "output=out.csv"))
-    assert killed_after(process, Path("out.csv.partial"), 5)
+    process = start(command(*given, "output=out.csv", "save_every_s=0"))
+    assert killed_after(process, "out.csv.partial", 4)
     until = time.monotonic() + 10
     while orphans(process.pid) and time.monotonic() < until:
         time.sleep(0.1)
@@ -292,8 +308,8 @@ def test_a_killed_process_loses_nothing_and_leaves_nobody() -> None:
 
 @pytest.mark.slow
 def test_a_suspended_run_blames_no_picture() -> None:
-    process = start(command(*add_pictures(100), "output=out.jsonl", "timeout_s=2"))
-    while not (Path("out.jsonl.partial").exists() and Path("out.jsonl.partial").read_bytes().count(b"\n") > 4):
+    process = start(command(*add_pictures(100), "output=out.jsonl", "timeout_s=2", "save_every_s=0"))
+    while kept("out.jsonl.partial") < 4:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGSTOP)
     time.sleep(5)
@@ -313,19 +329,19 @@ def test_kills_at_random_moments_change_nothing() -> None:
     generator = random.Random(0)
     kills, tries, moments = 0, 0, []
     while kills < 20:
-        output, partial = Path(f"out{tries}.jsonl"), Path(f"out{tries}.jsonl.partial")
+        output, partial = Path(f"out{tries}.jsonl"), f"out{tries}.jsonl.partial"
         tries += 1
         assert tries < 40
         for _ in range(4):
-            process = start(command(*given, f"output={output}", "resume=true"))
-            before = partial.read_bytes().count(b"\n") if partial.exists() else 0
-            while process.poll() is None and (not partial.exists() or partial.read_bytes().count(b"\n") <= before):
+            process = start(command(*given, f"output={output}", "resume=true", "save_every_s=0.2"))
+            before = kept(partial)
+            while process.poll() is None and kept(partial) <= before:
                 time.sleep(0.01)
             time.sleep(generator.uniform(0, 2))
             if process.poll() is None:
                 kill_all(process)
                 kills += 1
-                moments.append(partial.read_bytes().count(b"\n") - 1 if partial.exists() else 300)
+                moments.append(kept(partial))
             else:
                 process.communicate()
         done = subprocess.run(
@@ -333,7 +349,7 @@ def test_kills_at_random_moments_change_nothing() -> None:
         )
         assert done.returncode == 3, done.stderr
         assert output.read_bytes() == expected
-        assert not partial.exists()
+        assert not Path(partial).exists()
     print(f"{kills} kills in {tries} runs, after {moments} rows")
 
 

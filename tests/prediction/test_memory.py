@@ -23,18 +23,18 @@ import json, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from flat_detector import FlatDetector
-from mirror_pl.prediction import OutputFile, count_items, expand, row_of, score
+from mirror_pl.prediction import Output, count_items, entries, score
 
 def peak(pid):
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) / 1000
 
-inputs, output = sys.argv[3:], OutputFile(Path(sys.argv[2]))
+inputs, output = sys.argv[3:], Output(Path(sys.argv[2]))
 workers = 0
 with output.claimed():
-    items = output.begin({}, expand(inputs), 16)
+    items = output.begin({}, entries(inputs), 16)
     for number, (item, prediction) in enumerate(score(items, FlatDetector(), batch_size=16, num_workers=2)):
-        output.add(row_of(item, prediction))
+        output.add(item, prediction)
         if number % 1000 == 0:
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
             workers = max([workers, *map(peak, children)])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
-import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from mirror_pl.detectors import CropScore, Prediction
-from mirror_pl.errors import ConfigError, OutputError
+from mirror_pl.errors import ConfigError, DataError, OutputError
 from mirror_pl.images import Crop
-from mirror_pl.prediction import Item, OutputFile, row_of
+from mirror_pl.prediction import Item, Output, entries, expand, units
+from mirror_pl.prediction.inputs import NO_PLACE
+from mirror_pl.prediction.recorder import Recorder
 
 CROP = Crop((9, 9), 0, 0, 9)
 FACTS = {"checkpoint": "abc", "detector": {"crop_px": 224}, "versions": {"torch": "2"}}
@@ -43,20 +46,21 @@ def items(count: int) -> list[Item]:
     return [Item.of_file(f"{number}/{names[number % 5]}") for number in range(count)]
 
 
-def write(output: Path, some: list[Item], *, stop: int | None = None, resume: bool = False, together: int = 4) -> OutputFile:
+def write(output: Path, some: list[Item], *, stop: int | None = None, resume: bool = False, together: int = 4) -> Output:
     """Write rows, up to `stop` of them; the rest of an earlier try with `resume`."""
-    file = OutputFile(output, save_every_s=0)
+    file = Output(output, save_every_s=0)
     with file.claimed():
         file.check(resume=resume)
-        for number, item in enumerate(file.begin(FACTS, iter(some), together), file.resumed):
-            if number == stop:
+        done = file.resumed
+        for done, item in enumerate(file.begin(FACTS, iter(some), together), file.resumed):
+            if done == stop:
                 return file
-            file.add(row_of(item, prediction(some.index(item))))
-        file.complete({"depends_on": FACTS})
+            file.add(item, prediction(some.index(replace(item, place=NO_PLACE))))
+        assert file.complete({"depends_on": FACTS})
     return file
 
 
-FORMS = ("out.json", "out.jsonl", "out.csv", "out.PARQUET")
+FORMS = ("out.json", "out.jsonl", "out.csv", "out.PARQUET", "out")
 
 
 def test_a_name_is_no_formula_in_a_csv() -> None:
@@ -75,12 +79,14 @@ def test_each_form_says_the_same() -> None:
         file = write(Path(name), some)
         assert file.tally.total == 40
         assert file.tally.columns[-1] == "entropy"
-        assert sorted(path.name for path in Path().glob(f"*{name}*")) == [name, f"{name}.run.json"]
+        found = sorted(path.name for path in Path().iterdir() if path.name.partition(".run")[0] == name)
+        assert found == [name, f"{name}.run.json"]
     lines = [json.loads(line) for line in Path("out.jsonl").read_text(encoding="utf-8").splitlines()]
     challenge = json.loads(Path("out.json").read_text(encoding="utf-8"))
     with Path("out.csv").open(newline="", encoding="utf-8") as opened:
         table = list(csv.DictReader(opened))
     parquet = pq.read_table("out.PARQUET").to_pylist()
+    assert pq.read_table("out").to_pylist() == parquet, "a folder, as any reader of Parquet takes it"
     assert [row["image_path"] for row in lines] == [item.path.replace("\udcff", "\\xff") for item in some]
     for number, (line, short, cells, row) in enumerate(zip(lines, challenge, table, parquet, strict=True)):
         expected = prediction(number)
@@ -94,8 +100,8 @@ def test_each_form_says_the_same() -> None:
             assert value is None or np.float32(cells[key]) == np.float32(row[key]) == np.float32(line[key]) == np.float32(
                 value
             )
-        assert row["entropy"] == (None if "entropy" not in line else pytest.approx(line["entropy"], rel=1e-6))
-        assert cells["entropy"] == str(line.get("entropy", ""))
+        assert row["entropy"] == (None if line["entropy"] is None else pytest.approx(line["entropy"], rel=1e-6))
+        assert cells["entropy"] == str("" if line["entropy"] is None else line["entropy"])
         assert len(line["crops"]) == len(row["crops"]) == len(cells["crops"].split())
 
 
@@ -115,12 +121,16 @@ def test_parquet_is_written_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)] == [8, 8, 4]
 
 
+def content(path: Path) -> object:
+    return {file.name: pq.read_table(file) for file in path.glob("*.parquet")} if path.is_dir() else path.read_bytes()
+
+
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("stops", [(0,), (3,), (4, 9), (17, 17, 19), (20,)])
 def test_a_stopped_run_goes_on(name: str, stops: tuple[int, ...]) -> None:
     some = items(20)
-    write(Path("whole") / name, some)
-    output = Path(name)
+    whole, output = Path("whole") / name, Path(name)
+    write(whole, some)
     for count, stop in enumerate(stops):
         file = write(output, some, stop=stop, resume=count > 0)
         assert not output.exists() or stop == 20
@@ -128,29 +138,86 @@ def test_a_stopped_run_goes_on(name: str, stops: tuple[int, ...]) -> None:
         file = write(output, some, resume=True)
         assert file.resumed == stop // 4 * 4, "a batch is scored as a whole, for scores depend on it in their last digits"
         assert file.tally.total == 20
-    assert output.read_bytes() == (Path("whole") / name).read_bytes()
+    if name == "out":
+        assert pq.read_table(output).equals(pq.read_table(whole))
+    else:
+        assert output.read_bytes() == whole.read_bytes()
     assert not Path(f"{name}.partial").exists()
 
 
-def test_any_torn_end_is_passed_over() -> None:
-    some, output, partial = items(12), Path("out.jsonl"), Path("out.jsonl.partial")
+@pytest.mark.parametrize("name", FORMS)
+def test_units_shards_and_shares_in_any_order_make_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three shares, each stopped and gone on with, against one process; shards of 0, 1 and 30 pictures among the files."""
+    monkeypatch.setattr(units, "UNIT", 8)
+    for number, count in enumerate((0, 1, 30)):
+        with tarfile.open(f"{number}.tar", "w") as shard:
+            for member in range(count):
+                shard.addfile(tarfile.TarInfo(f"{member:03d}.png"))
+    Path("list.txt").write_text("\n".join(f"{number}.png" for number in range(21)))
+    inputs = ["0.tar", "list.txt", "1.tar", "2.tar", "list.txt"]
+
+    def run(output: Path, share: tuple[int, int], stop: int | None = None) -> bool:
+        file = Output(output, save_every_s=0, share=share)
+        with file.claimed():
+            file.check(resume=False)
+            if file.finished(FACTS):
+                return True
+            for number, item in enumerate(file.begin(FACTS, entries(inputs), 4)):
+                if number == stop:
+                    return False
+                file.add(item, prediction(len(item.path) + item.place.row))
+            return file.complete({"depends_on": FACTS})
+
+    whole, output = Path("whole") / name, Path(name)
+    assert run(whole, (0, 1))
+    ends = [run(output, (share, 3), stop) for stop in (5, 9, None) for share in (2, 0, 1)]
+    assert ends == [False] * 8 + [True], "the last to end makes the output"
+    assert run(output, (1, 3)), "it is complete for all of them"
+    expected = [item.path for item in expand(inputs)]
+    if name == "out":
+        assert pq.read_table(output)["image_path"].to_pylist() == expected
+        assert pq.read_table(output).equals(pq.read_table(whole))
+    else:
+        assert output.read_bytes() == whole.read_bytes()
+
+
+def test_two_processes_at_one_unit_leave_each_row_once() -> None:
+    """A node that was given up may have gone on: parts overlap, and each row is taken from one of them."""
+    file, some = Output(Path("out"), save_every_s=0), items(20)
     write(Path("whole.jsonl"), some)
-    write(output, some, stop=11)
-    content = partial.read_bytes()
-    rng = random.Random(0)
-    torn = [content[: rng.randrange(len(content))] for _ in range(40)]
-    for cut in [
-        b"",
-        content[:10],
-        *torn,
-        content + b'{"image_path": "12',
-        content[:-9] + bytes(500),
-        content[:-40] + b"\n\n\n",
-    ]:
-        partial.write_bytes(cut)
-        write(output, some, resume=True)
-        assert output.read_bytes() == Path("whole.jsonl").read_bytes()
-        output.unlink()
+    with file.claimed():
+        placed = list(file.begin(FACTS, iter(some), 1))
+        for start, end in ((0, 8), (2, 6), (4, 11), (6, 14), (13, 20)):
+            one = Recorder(file.store, 1, 3600)
+            for item in placed[start:end]:
+                one.add(item, prediction(item.place.row))
+            one.flush()
+        assert len(file.store.names()) == 5
+        assert file.complete({"depends_on": FACTS})
+    assert pq.read_table("out")["image_path"].to_pylist() == [row["image_path"] for row in lines("whole.jsonl")]
+
+
+def lines(name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(name).read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_row_that_is_missing_is_not_made_up() -> None:
+    file = write(Path("out.csv"), items(20), stop=17)
+    (_, second, *_) = file.store.names()
+    (file.partial / f"{second}.parquet").unlink()
+    write(Path("whole.csv"), items(20))
+    file = write(Path("out.csv"), items(20), resume=True)
+    assert file.resumed == 4, "what is behind a gap is scored again"
+    assert Path("out.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_a_part_with_other_rows_than_its_name_says_is_named() -> None:
+    file = write(Path("out.csv"), items(20), stop=17)
+    first, second, *_ = file.store.names()
+    shutil.copy(file.partial / f"{first}.parquet", file.partial / f"{second}.parquet")
+    file.store.add(first, file.store.read(first).slice(1))
+    with pytest.raises(DataError, match=rf"{first}\.parquet holds no scores .*expected 4 rows, got 3"):
+        write(Path("out.csv"), items(20), resume=True)
 
 
 def test_nothing_is_replaced() -> None:
@@ -164,17 +231,18 @@ def test_nothing_is_replaced() -> None:
     write(output, some, stop=5)
     with pytest.raises(ConfigError, match=r"go on with resume=true, or remove out\.csv\.partial"):
         write(output, some)
+    shutil.rmtree("out.csv.partial")
     Path("out.csv.partial").write_text("something of mine\n")
     with pytest.raises(ConfigError, match="is not what a stopped run leaves"):
         write(output, some, resume=True)
 
 
 def test_an_output_that_appears_meanwhile_is_kept() -> None:
-    file = OutputFile(Path("out.csv"))
+    file = Output(Path("out.csv"))
     with file.claimed():
         file.check(resume=False)
         for item in file.begin(FACTS, iter(items(3)), 1):
-            file.add(row_of(item, prediction(0)))
+            file.add(item, prediction(0))
         Path("out.csv").write_text("mine")
         with pytest.raises(OutputError, match="written meanwhile"):
             file.complete({"depends_on": FACTS})
@@ -187,68 +255,72 @@ def test_an_output_that_appears_meanwhile_is_kept() -> None:
     [
         ({**FACTS, "checkpoint": "def"}, "checkpoint: abc then, def now"),
         ({**FACTS, "detector": {"crop_px": 208}}, "detector.crop_px: 224 then, 208 now"),
-        ({"detector": FACTS["detector"], "versions": FACTS["versions"]}, "checkpoint: abc then, None now"),
+        ({"detector": FACTS["detector"], "versions": FACTS["versions"]}, "checkpoint: abc then, none now"),
     ],
 )
 def test_other_dependencies_are_refused(facts: dict[str, Any], message: str) -> None:
     write(Path("out.csv"), items(10), stop=5)
-    before = Path("out.csv.partial").read_bytes()
-    file = OutputFile(Path("out.csv"))
+    before = file_names("out.csv.partial")
+    file = Output(Path("out.csv"))
     with file.claimed(), pytest.raises(ConfigError, match=message):
         file.begin(facts, iter(items(10)), 4)
-    assert Path("out.csv.partial").read_bytes() == before, "nothing is lost"
+    assert file_names("out.csv.partial") == before, "nothing is lost"
     write(Path("out.csv"), items(10), resume=True)
     with pytest.raises(ConfigError, match=message):
-        OutputFile(Path("out.csv")).finished(facts)
-    assert OutputFile(Path("out.csv")).finished(FACTS) is not None
+        Output(Path("out.csv")).finished(facts)
+    assert Output(Path("out.csv")).finished(FACTS) is not None
+
+
+def file_names(folder: str) -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
 
 
 def test_other_items_are_refused() -> None:
     write(Path("out.csv"), items(10), stop=7)
     for other, message in (
-        (items(10)[1:], "row 1 .* is of 0/a b.png, where the input has 1/"),
-        (items(5), "row 6 .* where the input has nothing now"),
-        ([*items(6)[:5], Item.of_file("new.png")], "where the input has new.png now"),
+        (items(10)[1:], r"rows 1 to 4 of unit 0 are of other pictures .* \(1/line\\nbreak.png and what follows\)"),
+        (items(3), r"rows 1 to 4 of unit 0 are of other pictures"),
+        ([*items(3), Item.of_file("new.png")], "rows 1 to 4 of unit 0 are of other pictures"),
+        ([], r"rows 1 to 4 of unit 0 are of other pictures than the input has there now \(nothing\)"),
     ):
-        file = OutputFile(Path("out.csv"))
-        with file.claimed(), pytest.raises(ConfigError, match=message):
-            file.begin(FACTS, iter(other), 4)
+        with pytest.raises(ConfigError, match=message):
+            write(Path("out.csv"), other, resume=True)
     write(Path("out.csv"), items(10), resume=True)
 
 
 def test_one_process_at_a_time() -> None:
     code = (
-        "import sys; from pathlib import Path; from mirror_pl.prediction.outputs import OutputFile\n"
-        "with OutputFile(Path('out.csv')).claimed(): print('taken', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path; from mirror_pl.prediction.outputs import Output\n"
+        "with Output(Path('out.csv')).claimed(): print('taken', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline() == "taken\n"
-    with pytest.raises(ConfigError, match=r"another process is writing out\.csv"), OutputFile(Path("out.csv")).claimed():
+    with pytest.raises(ConfigError, match=r"another process is writing out\.csv"), Output(Path("out.csv")).claimed():
         pass
     holder.kill()
     holder.communicate()
     write(Path("out.csv"), items(3))
 
 
-@pytest.mark.parametrize("name", ["out", "out.txt", "out.jsonn", "out.parq"])
+@pytest.mark.parametrize("name", ["out.txt", "out.jsonn", "out.parq"])
 def test_other_forms_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=r"must end in \.json, \.jsonl, \.csv, \.parquet"):
-        OutputFile(Path(name))
+        Output(Path(name))
 
 
 def test_a_place_that_cannot_be_written() -> None:
     Path("file").touch()
-    with pytest.raises(OutputError, match="cannot be written"), OutputFile(Path("file/out.csv")).claimed():
+    with pytest.raises(OutputError, match="cannot be written"), Output(Path("file/out.csv")).claimed():
         pass
-    with OutputFile(Path("new/folder/out.csv")).claimed():
+    with Output(Path("new/folder/out.csv")).claimed():
         assert Path("new/folder").is_dir()
 
 
-def test_rows_are_on_their_way_to_the_disk_at_once() -> None:
-    file = OutputFile(Path("out.jsonl"), save_every_s=3600)
-    with file.claimed():
-        given: Iterator[Item] = file.begin(FACTS, iter(items(3)), 1)
-        for number, item in enumerate(given):
-            file.add(row_of(item, prediction(number)))
-            assert len(Path("out.jsonl.partial").read_bytes().splitlines()) == number + 2
+def test_a_stop_keeps_whole_batches() -> None:
+    file = Output(Path("out.jsonl"), save_every_s=3600)
+    with pytest.raises(ZeroDivisionError), file.claimed():
+        for number, item in enumerate(file.begin(FACTS, iter(items(9)), 2)):
+            file.add(item, prediction(number))
+            assert number < 6 or 1 / 0, "rows 0 to 6 are taken"
+    assert file.done().rows == 6

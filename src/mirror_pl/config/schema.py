@@ -118,9 +118,19 @@ class PredictSettings(DetectorSettings):
     maps: str | None
     resume: bool
     save_every_s: NotNegative
+    units: Annotated[str | None, Field(pattern=r"^\d{1,6}/[1-9]\d{0,5}$")]
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Which of how many shares of the units are scored: ``(0, 1)`` are all."""
+        number, of = (self.units or "0/1").split("/")
+        return int(number), int(of)
 
     @model_validator(mode="after")
     def _together(self) -> PredictSettings:
+        number, of = self.share
+        if number >= of:
+            raise _refusal(f"units: shares are counted from 0: of {of}, the last is {of - 1}/{of}; got {self.units}")
         if self.maps is not None and self.resume:
             raise _refusal(
                 "maps and resume: maps are made of pictures as they are scored, and those of a stopped run have been; leave "

@@ -22,14 +22,13 @@ from mirror_pl.jobs.maps import MapFolder, check_map_folder
 from mirror_pl.jobs.prediction_progress import Progress
 from mirror_pl.prediction import (
     Limits,
-    OutputFile,
+    Output,
     Tally,
     check_inputs,
     count_items,
     device_of,
-    expand,
+    entries,
     pictures_at_once,
-    row_of,
     score,
     workers_of,
 )
@@ -54,7 +53,7 @@ def run(cfg: DictConfig) -> None:
             pictures have no score, and a `DataError` if none has. A `DataError` without an output, if there is no picture.
     """
     settings = read_settings(cfg, PredictSettings)
-    output = OutputFile(Path(settings.output), settings.save_every_s)
+    output = Output(Path(settings.output), settings.save_every_s, settings.share)
     device = device_of(settings.device)
     build_policy(settings)  # what cannot be is said before anything is loaded
     if settings.precision not in PRECISIONS:
@@ -68,7 +67,7 @@ def run(cfg: DictConfig) -> None:
         _score_into(output, settings, device, Console())
 
 
-def _score_into(output: OutputFile, settings: PredictSettings, device: torch.device, console: Console) -> None:
+def _score_into(output: Output, settings: PredictSettings, device: torch.device, console: Console) -> None:
     clock = Clock()
     weights = weights_of(settings)
     clock.lap("hash")
@@ -88,7 +87,9 @@ def _score_into(output: OutputFile, settings: PredictSettings, device: torch.dev
 
     maps = None if settings.maps is None else MapFolder(Path(settings.maps), detector, settings.precision)
     passed_over: Counter[str] = Counter()
-    items = output.begin(facts, expand(settings.input, passed_over=passed_over), pictures_at_once(batch_size, policy))
+    items = output.begin(
+        facts, entries(settings.input, passed_over=passed_over), pictures_at_once(batch_size, policy), passed_over
+    )
     if output.resumed:
         print_plain(f"Resumed: {output.resumed:,} pictures were scored before.", console)
     predictions = score(
@@ -103,13 +104,21 @@ def _score_into(output: OutputFile, settings: PredictSettings, device: torch.dev
     )
     with maps or nullcontext(), Progress(console, output.resumed, lambda: count_items(settings.input)) as progress:
         for item, prediction in predictions:
-            output.add(row_of(item, prediction))
+            output.add(item, prediction)
             progress.advance()
     clock.lap("score")
     _say_passed_over(passed_over, console)
-    if not output.tally.total:
+    if not output.tally.total and not output.resumed and settings.share[1] == 1:
         raise DataError(f"input: there is no picture in {name_list(settings.input)}; nothing is written")
-    output.complete(_record(settings, facts, weights, output, device, clock))
+    if not output.complete(_record(settings, facts, weights, output, device, clock)):
+        number, of = settings.share
+        print_plain(
+            f"Share {number} of {of} is done; {output.left_over():,} units are left to others. Who ends last writes "
+            f"{output.path}",
+            console,
+        )
+        _raise_if_incomplete(output.tally, output)
+        return
     _say(output, console)
     if maps is not None:
         print_plain(f"Maps: {maps.index}", console)
@@ -144,16 +153,14 @@ def _record(
     settings: PredictSettings,
     facts: Mapping[str, Any],
     weights: Mapping[str, WeightsFile],
-    output: OutputFile,
+    output: Output,
     device: torch.device,
     clock: Clock,
 ) -> dict[str, Any]:
-    tally = output.tally
     return {
         "command": [storable(argument) for argument in sys.argv],
         "input": [storable(name) for name in settings.input],
         **clock.facts(),
-        "pictures": {"total": tally.total, "scored": tally.scored, "by_status": dict(tally.statuses)},
         "resumed_after": output.resumed or None,
         "miniature": is_miniature(settings.checkpoint),
         "weights": {key: asdict(file) for key, file in weights.items()},
@@ -173,7 +180,7 @@ def _say_passed_over(passed_over: Counter[str], console: Console) -> None:
         print_plain("A shard is read where it is named: 'FOLDER/*.tar'.", console)
 
 
-def _say(output: OutputFile, console: Console) -> None:
+def _say(output: Output, console: Console) -> None:
     tally = output.tally
     kinds = ", ".join(f"{count:,} {status}" for status, count in tally.statuses.most_common())
     print_plain(f"{tally.total:,} pictures: {kinds}; {tally.fakes:,} with p_fake above 0.5", console)
@@ -184,7 +191,7 @@ def _say(output: OutputFile, console: Console) -> None:
     print_plain(f"Output: {output.path}", console)
 
 
-def _raise_if_incomplete(tally: Tally, output: OutputFile) -> None:
+def _raise_if_incomplete(tally: Tally, output: Output) -> None:
     if not tally.scored:
         raise DataError(f"none of the {tally.total:,} pictures has a score; the reasons are in {printable(output.path)}")
     if tally.scored < tally.total:

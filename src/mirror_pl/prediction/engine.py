@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import groupby, islice
 from typing import Final, TypeAlias
 
 import torch
@@ -14,7 +14,7 @@ from mirror_pl.detectors.out_of_memory import SplittingScorer
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.pictures import PreparedPicture
-from mirror_pl.prediction.decoding import prepared
+from mirror_pl.prediction.decoding import Prepared, prepared
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.pictures import Limits
 
@@ -37,8 +37,9 @@ def score(
 ) -> Iterator[tuple[Item, Prediction]]:
     """Score items, and yield each with its prediction, in their order.
 
-    Items are taken lazily, some batches ahead. A batch is `pictures_at_once` items that follow each other: with the same
-    items, scores are the same to the bit, whatever the number of processes that decode.
+    Items are taken lazily, some batches ahead. A batch is `pictures_at_once` items of a unit that follow each other, or what
+    is left of the unit: with the same items, scores are the same to the bit, whatever the number of processes that decode,
+    and whichever process scores the unit.
 
     Args:
         items: What to score.
@@ -59,7 +60,7 @@ def score(
     ahead = 2 * (at_once + num_workers)
     scorer = SplittingScorer(detector)
     with prepared(items, detector.spec, policy.crops, limits, num_workers, ahead) as pictures:
-        while batch := list(islice(pictures, at_once)):
+        for batch in _batches(pictures, at_once):
             predictions = predict_all(
                 detector,
                 [picture for _, picture in batch],
@@ -71,6 +72,12 @@ def score(
             if on_batch is not None:
                 on_batch([(*pair, prediction) for pair, prediction in zip(batch, predictions, strict=True)])
             yield from ((item, prediction) for (item, _), prediction in zip(batch, predictions, strict=True))
+
+
+def _batches(pictures: Iterable[Prepared], at_once: int) -> Iterator[list[Prepared]]:
+    for _, unit in groupby(pictures, key=lambda pair: pair[0].place.unit):
+        while batch := list(islice(unit, at_once)):
+            yield batch
 
 
 def pictures_at_once(batch_size: int, policy: CropPolicy) -> int:

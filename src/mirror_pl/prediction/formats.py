@@ -6,11 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mirror_pl.errors import ConfigError, nearest
-from mirror_pl.prediction.rows import Row
+from mirror_pl.prediction.rows import Row, number
 from mirror_pl.texts import write_csv
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Writer = Callable[[Path, Iterable[Row], Sequence[str]], None]
 
@@ -36,7 +39,9 @@ def writer_of(output: Path) -> Writer:
     writer = _WRITERS.get(output.suffix.lower())
     if writer is None:
         hint = nearest(output.suffix, _WRITERS) if output.suffix else ""
-        raise ConfigError(f"output: {output} must end in {', '.join(_WRITERS)}, which says in what form it is.{hint}")
+        raise ConfigError(
+            f"output: {output} must end in {', '.join(_WRITERS)}, which says in what form it is, or in none.{hint}"
+        )
     return writer
 
 
@@ -49,9 +54,9 @@ def _write_json(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None
     del columns
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write("[")
-        for number, row in enumerate(rows):
+        for place, row in enumerate(rows):
             shown = {"image_path": row["image_path"], "pred": UNSCORED if row["pred"] is None else row["pred"]}
-            file.write((",\n" if number else "\n") + json.dumps(shown, ensure_ascii=False))
+            file.write((",\n" if place else "\n") + json.dumps(shown, ensure_ascii=False))
         file.write("\n]\n")
 
 
@@ -67,25 +72,39 @@ def _write_csv(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    return " ".join("nan" if number is None else str(number) for number in value) if isinstance(value, list) else value
+    return " ".join("nan" if one is None else str(one) for one in value) if isinstance(value, list) else value
 
 
-def _write_parquet(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
+def as_table(rows: Sequence[Row], columns: Sequence[str]) -> pa.Table:
+    """Return rows as a table, which `rows_of` reads."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     texts = {name: pa.string() for name in ("image_path", "status", "reason")}
     kinds = {"crops": pa.list_(pa.float32()), **texts}
     schema = pa.schema([pa.field(name, kinds.get(name, pa.float32()), nullable=name not in texts) for name in columns])
-    with pq.ParquetWriter(path, schema) as writer:
-        for group in _groups(rows):
-            writer.write_table(pa.table({name: [row.get(name) for row in group] for name in columns}, schema=schema))
+    return pa.table({name: [row.get(name) for row in rows] for name in columns}, schema=schema)
 
 
-def _groups(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def rows_of(table: pa.Table, columns: Sequence[str]) -> Iterator[Row]:
+    """Yield the rows of a table, with all of `columns`: None for those that it has not."""
+    values = {name: table[name].to_pylist() for name in table.column_names}
+    for name, column in values.items():
+        if name == "crops":
+            values[name] = [[number(value) for value in crops] for crops in column]
+        elif table.schema.field(name).type == "float":
+            values[name] = [number(value) for value in column]
+    nothing = [None] * len(table)
+    for cells in zip(*(values.get(name, nothing) for name in columns), strict=True):
+        yield dict(zip(columns, cells, strict=True))
+
+
+def _write_parquet(path: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    import pyarrow.parquet as pq
+
     left = iter(rows)
-    while group := list(islice(left, ROW_GROUP)):
-        yield group
+    with pq.ParquetWriter(path, as_table([], columns).schema) as writer:
+        while group := list(islice(left, ROW_GROUP)):
+            writer.write_table(as_table(group, columns))
 
 
 _WRITERS: Final[dict[str, Writer]] = {

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import IMAGE_SUFFIXES
@@ -19,13 +19,32 @@ from mirror_pl.sources.tar import SHARD_SUFFIX, list_shard
 from mirror_pl.sources.tree import folders_below
 
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
-# ruff: noqa: PTH112, PTH117, PTH118, PTH119
+# ruff: noqa: PTH112, PTH116, PTH117, PTH118, PTH119
 
 SUFFIXES: Final = IMAGE_SUFFIXES | {".avif", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".tif", ".tiff"}
 """What is taken for a picture in folders and shards. What Pillow cannot read of it has a row that says so."""
 LIST_SUFFIXES: Final = frozenset({".txt", ".lst"})
 STDIN: Final = "-"
 _BLOCK: Final = 2**16
+
+
+class Place(NamedTuple):
+    """Where an item stands among the units of work, see `units`.
+
+    Attributes:
+        unit: Number of its unit.
+        row: Its place in the unit.
+        shard: For an item of a shard, what tells the shard from others: its name and size.
+        is_last: Whether the unit is known to end with it.
+    """
+
+    unit: int = 0
+    row: int = 0
+    shard: str = ""
+    is_last: bool = False
+
+
+NO_PLACE: Final = Place()
 
 
 @dataclass(frozen=True)
@@ -38,22 +57,53 @@ class Item:
             a name is not UTF-8; see `mirror_pl.files.storable`.
         suffix: That the recipe goes by, with the dot.
         problem: Why there is nothing to read, where that is known already; else empty.
+        place: Among the units of work.
     """
 
     source: ImageSource
     path: str
     suffix: str
     problem: str = ""
+    place: Place = NO_PLACE
 
     @classmethod
-    def of_file(cls, path: str) -> Item:
+    def of_file(cls, path: str, place: Place = NO_PLACE) -> Item:
         """Return the item of a file, whether or not it is there."""
-        return cls(ImageSource(Path(path)), path, suffix_of(os.path.basename(path)))
+        return cls(ImageSource(Path(path)), path, suffix_of(os.path.basename(path)), "", place)
 
     @classmethod
     def of_problem(cls, path: str, error: OSError) -> Item:
         """Return the item of what could not be looked into."""
         return cls(ImageSource(Path(path)), path, "", f"{type(error).__name__}: {error.strerror or error}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A file that holds pictures, which are not listed yet.
+
+    Attributes:
+        path: As it was named.
+    """
+
+    path: str
+
+    def size(self) -> int:
+        """Return how many bytes it has; -1 where that cannot be read."""
+        try:
+            return os.stat(self.path).st_size
+        except OSError:
+            return -1
+
+    def items(self, passed_over: Counter[str] | None = None) -> Iterator[Item]:
+        """Yield the pictures in it, by folder and name; where it cannot be listed, one item with the reason.
+
+        Args:
+            passed_over: Counts the other files in it, by suffix.
+        """
+        return _in_shard(self.path, Counter() if passed_over is None else passed_over)
+
+
+Entry: TypeAlias = Item | Shard
 
 
 class _Bytes(Protocol):
@@ -79,7 +129,18 @@ def check_inputs(inputs: Sequence[str]) -> None:
 
 
 def expand(inputs: Iterable[str], *, stdin: _Bytes | None = None, passed_over: Counter[str] | None = None) -> Iterator[Item]:
-    """Yield the pictures that inputs stand for, lazily, and in this order: that of the inputs, and within each of them...
+    """Yield the pictures that inputs stand for: those of `entries`, and in the place of each shard those in it."""
+    for entry in entries(inputs, stdin=stdin, passed_over=passed_over):
+        if isinstance(entry, Shard):
+            yield from entry.items(passed_over)
+        else:
+            yield entry
+
+
+def entries(
+    inputs: Iterable[str], *, stdin: _Bytes | None = None, passed_over: Counter[str] | None = None
+) -> Iterator[Entry]:
+    """Yield the pictures and shards that inputs stand for, lazily, in this order: that of the inputs, and in each of them...
 
     ================ ====================================================================================================
     a file           itself, whatever its suffix
@@ -118,7 +179,7 @@ def count_items(inputs: Sequence[str]) -> int | None:
     return None if STDIN in inputs else sum(1 for _ in expand(inputs))
 
 
-def _expand(name: str, passed_over: Counter[str]) -> Iterator[Item]:
+def _expand(name: str, passed_over: Counter[str]) -> Iterator[Entry]:
     suffix = suffix_of(os.path.basename(name))
     if os.path.isdir(name):
         yield from _in_folder(name, passed_over)
@@ -131,7 +192,7 @@ def _expand(name: str, passed_over: Counter[str]) -> Iterator[Item]:
         with opened:
             yield from map(Item.of_file, _listed(opened))
     elif suffix == SHARD_SUFFIX:
-        yield from _in_shard(name, passed_over)
+        yield Shard(name)
     else:
         yield Item.of_file(name)
 

@@ -1,71 +1,85 @@
-"""Where predictions go: a journal beside the output, which outlives the process, and which becomes the output at the end.
-
-The journal is a file of lines of JSON: the first says what the predictions depend on, each other one is a row. A row is
-written as soon as it is there, so that it outlives the process, and synchronised with the disk now and then, so that it
-outlives the machine. What is cut short at the end is passed over.
-"""
+"""Where predictions go: parts of a store beside the output, which outlive the process, and become the output at the end."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-import time
-from collections.abc import Iterator, Mapping
+import shutil
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from io import FileIO
-from itertools import chain
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from mirror_pl.changes import changes
+from mirror_pl.detectors import Prediction
 from mirror_pl.errors import ConfigError, OutputError
-from mirror_pl.files import FolderLock, read_json, write_text
-from mirror_pl.prediction.formats import as_line, writer_of
-from mirror_pl.prediction.inputs import Item
-from mirror_pl.prediction.rows import Row, Tally
-from mirror_pl.texts import storable
+from mirror_pl.files import FolderLock, claim, read_json, write_text
+from mirror_pl.prediction.formats import rows_of, writer_of
+from mirror_pl.prediction.inputs import Entry, Item
+from mirror_pl.prediction.recorder import Recorder
+from mirror_pl.prediction.rows import COLUMNS, Row, Tally
+from mirror_pl.prediction.units import Done, Part, left, numbered
+from mirror_pl.store import SUFFIX, Store
 
-KIND: Final = "mirror_pl predictions 1"
-_HEAD: Final = f'{{"kind": "{KIND}", '.encode()
-"""How a journal begins."""
+_FACTS: Final = "_depends_on.json"
+"""With an underscore, readers of a folder of Parquet files pass it over."""
 
 
-class OutputFile:
-    """A file of predictions, which is there when it is complete, and not before; never one that was there already.
+class Output:
+    """A file of predictions, or a folder of Parquet files, which is there when it is complete, and not before.
 
-    Beside it, ``NAME.partial`` is the journal until then, and ``NAME.run.json`` says afterwards what it was made with.
+    Beside it, ``NAME.partial`` is the store of its parts until then, and ``NAME.run.json`` says afterwards what it was made
+    with. One that was there already is never replaced.
 
     Args:
-        path: The file; its suffix says in what form it is, see `writer_of`.
-        save_every_s: Seconds between two times that rows are synchronised with the disk.
+        path: A file, whose suffix says in what form it is, see `writer_of`; without a suffix, a folder of Parquet files.
+        save_every_s: Seconds from one part to the next, at most.
+        share: Which of how many shares of the units this process scores, beside others: ``(0, 3)`` is the first of three.
 
     Attributes:
-        tally: What the rows come to that it has so far.
-        resumed: How many of them an earlier try has written.
+        tally: What the rows come to: those of this process, and once it is complete all of them.
+        resumed: How many rows were there before.
     """
 
-    def __init__(self, path: Path, save_every_s: float = 10.0) -> None:
+    def __init__(self, path: Path, save_every_s: float = 10.0, share: tuple[int, int] = (0, 1)) -> None:
         self.path = path
         self.partial = path.with_name(f"{path.name}.partial")
         self.record = path.with_name(f"{path.name}.run.json")
-        self.tally = Tally()
         self.resumed = 0
-        self._write = writer_of(path)
+        self._write = writer_of(path) if path.suffix else None
         self._save_every_s = save_every_s
-        self._journal: FileIO | None = None
-        self._saved = 0.0
+        self._share = share
+        self._recorder: Recorder | None = None
+        self._whole: Tally | None = None
+        self._sizes = array("q")
+
+    @property
+    def tally(self) -> Tally:
+        """What the rows come to."""
+        return self._whole or (Tally() if self._recorder is None else self._recorder.tally)
+
+    @property
+    def store(self) -> Store:
+        """Of the parts; from `begin` on."""
+        assert self._recorder is not None
+        return self._recorder.store
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """Keep other processes from writing it, while the block runs.
+        """Keep other processes from this output, or from this share of it, while the block runs.
 
         Raises:
-            ConfigError: If another one does.
+            ConfigError: If another one is at it.
             OutputError: If its folder cannot be written to.
         """
         with self._as_output_error():
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FolderLock(self.path.with_name(f".{self.path.name}.lock"))
+        number, of = self._share
+        lock = self._lock("" if of == 1 else f".{number}-of-{of}")
         try:
             lock.take()
         except ConfigError as error:
@@ -73,11 +87,15 @@ class OutputFile:
         try:
             yield
         finally:
-            if self._journal is not None:
-                self._journal.close()
-                if not self.tally.total:  # it failed before the first picture: as if it had never been begun
-                    self.abandon()
+            if self._recorder is not None and self.partial.exists():
+                with suppress(OutputError):  # the disk may be the very reason
+                    self._recorder.keep_whole_batches()
+                if of == 1 and not self.store.names():  # it failed before the first picture: as if it had not been begun
+                    shutil.rmtree(self.partial, ignore_errors=True)
             lock.release()
+
+    def _lock(self, more: str = "") -> FolderLock:
+        return FolderLock(self.path.with_name(f".{self.path.name}{more}.lock"))
 
     def check(self, *, resume: bool) -> None:
         """See that there is nothing that would be lost.
@@ -85,6 +103,7 @@ class OutputFile:
         Raises:
             ConfigError: If the output is there already, or what was stopped on the way to it, and `resume` was not asked.
         """
+        resume = resume or self._share[1] > 1
         if self.path.exists() and not (resume and self._complete_record() is not None):
             raise ConfigError(f"output: {self.path} exists already; give another one, or move it away")
         if self.partial.exists() and not resume:
@@ -101,156 +120,177 @@ class OutputFile:
         record = self._complete_record()
         if record is not None:
             self._check_unchanged(record["depends_on"], facts)
-            self.partial.unlink(missing_ok=True)  # of a process that was killed in the moment before it did so
+            shutil.rmtree(self.partial, ignore_errors=True)  # of a process that was killed in the moment before it did so
         return record
 
-    def begin(self, facts: Mapping[str, Any], items: Iterator[Item], together: int) -> Iterator[Item]:
-        """Begin the journal, or go on with the one that is there.
+    def begin(
+        self, facts: Mapping[str, Any], entries: Iterable[Entry], together: int, passed_over: Counter[str] | None = None
+    ) -> Iterator[Item]:
+        """Begin, or go on with what is there.
 
         Args:
             facts: What the predictions depend on, as plain values.
-            items: All that is to be scored.
+            entries: All that is to be scored.
             together: Items that are scored together, and so are begun with again where only a part of them was kept.
+            passed_over: Counts the files in shards that were passed over, by suffix.
 
         Returns:
-            The items that are left.
+            The items that are left to this process. While they are taken, a `ConfigError` says that what is there are rows
+            of other pictures.
 
         Raises:
-            ConfigError: If the journal depends on other things, or the items are no longer those it has rows of.
+            ConfigError: If what is there depends on other things.
             OutputError: If it cannot be read or written.
         """
-        with self._as_output_error():
-            head = self._read_head()
-            if head is None:
-                self._journal = FileIO(self.partial, "w")
-                self._append(as_line({"kind": KIND, "depends_on": facts}))
-                return items
-            self._check_unchanged(head["depends_on"], facts)
-            kept, place, left = self._pass_over(items, together)
-            self._journal = FileIO(self.partial, "r+")
-            self._journal.truncate(place)
-            self._journal.seek(place)
-        self.resumed = kept
-        return left
+        self.hold_to(facts, together)
+        number, of = self._share
+        done = self.done()
+        self.resumed = done.rows
+        return left(
+            numbered(entries),
+            done,
+            mine=lambda unit: unit % of == number,
+            on_empty=self._recorder.add_empty if self._recorder else None,
+            sizes=self._sizes,
+            passed_over=passed_over,
+        )
 
-    def add(self, row: Row) -> None:
-        """Write a row.
-
-        Raises:
-            OutputError: If it cannot be written. What was written before is kept.
-        """
-        with self._as_output_error():
-            self._append(as_line(row))
-        self.tally.add(row)
-
-    def abandon(self) -> None:
-        """Remove the journal, which is of no use any more."""
-        if self._journal is not None:
-            self._journal.close()
-        with suppress(OSError):
-            self.partial.unlink()
-
-    def complete(self, record: Mapping[str, Any]) -> None:
-        """Make the output from the journal, and remove that; the record is written before the output is there.
+    def hold_to(self, facts: Mapping[str, Any], together: int) -> None:
+        """Record what the predictions depend on; where that was done, hold it against what was recorded.
 
         Raises:
-            OutputError: If it cannot be written, or is there meanwhile. The journal is kept.
+            ConfigError: If what is there depends on other things, or is none of ours.
+            OutputError: If it cannot be written.
         """
+        path = self.partial / _FACTS
+        with self._as_output_error():
+            if self.partial.exists() and not self.partial.is_dir():
+                raise ConfigError(f"resume: {self.partial} is not what a stopped run leaves; move it away")
+            self.partial.mkdir(exist_ok=True)
+            with suppress(FileExistsError):
+                claim(path, json.dumps(facts, indent=2) + "\n")
+        try:
+            before = dict(read_json(path))
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"resume: {path} is damaged ({error}); move {self.partial} away, and begin anew") from error
+        self._check_unchanged(before, facts)
+        key = sha256(json.dumps(before, sort_keys=True).encode()).digest()
+        self._recorder = Recorder(Store(self.partial, key), together, self._save_every_s)
+
+    def add(self, item: Item, prediction: Prediction) -> None:
+        """Take the prediction of the next item of those that `begin` returned.
+
+        Raises:
+            OutputError: If a part cannot be written. What was written before is kept.
+        """
+        assert self._recorder is not None
+        self._recorder.add(item, prediction)
+
+    def done(self) -> Done:
+        """Return which rows are there, from all processes."""
+        return Done(self.store.names())
+
+    def left_over(self) -> int:
+        """Return how many units are not complete, once all items were taken."""
+        done = self.done()
+        return sum(not done.is_done(unit, size) for unit, size in enumerate(self._sizes))
+
+    def complete(self, record: Mapping[str, Any]) -> bool:
+        """Make the output from the parts, and remove them; the record is written before the output is there.
+
+        Args:
+            record: What it was made with; what the rows come to is added.
+
+        Returns:
+            Whether it is complete; if not, other shares have work left, and the last of them makes the output.
+
+        Raises:
+            OutputError: If it cannot be written, or is there meanwhile. The parts are kept.
+            DataError: If a part is damaged.
+        """
+        assert self._recorder is not None
+        self._recorder.flush()
+        if self._share[1] > 1:
+            if self._complete_record() is not None:
+                return True
+            lock = self._lock()
+            try:
+                lock.take()
+            except ConfigError:  # another share is at it
+                return False
+            try:
+                return self._complete_record() is not None or self._make(record)
+            finally:
+                lock.release()
+        return self._make(record)
+
+    def _make(self, record: Mapping[str, Any]) -> bool:
+        if self.left_over():
+            return False
+        done = self.done()
+        chains = [done.chain(unit) for unit in range(len(self._sizes))]
+        names = [part.name for chain in chains for part, _ in chain]
+        columns = tuple(dict.fromkeys([*COLUMNS, *(name for part in names for name in self.store.schema(part).names)]))
+        self._whole = tally = Tally()
+        rows = _counted((row for chain in chains for row in self._rows(chain, columns)), tally)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
             with self._as_output_error():
-                self._write(temporary, (row for row, _ in self._rows()), self.tally.columns)
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
+                if self._write is None:
+                    self._trim(chains, columns, tally)
+                    made = self.partial
+                else:
+                    self._write(temporary, rows, columns)
+                    with temporary.open("rb+") as file:
+                        os.fsync(file.fileno())
+                    made = temporary
                 if self.path.exists():  # it was not when this run began
                     raise FileExistsError(errno.EEXIST, "it was written meanwhile, by another process")
-                size = temporary.stat().st_size
-                write_text(self.record, json.dumps({**record, "bytes": size}, indent=2, allow_nan=False) + "\n")
-                temporary.rename(self.path)
+                pictures = {"total": tally.total, "scored": tally.scored, "by_status": dict(tally.statuses)}
+                facts = {**record, "pictures": pictures, "bytes": _size(made)}
+                write_text(self.record, json.dumps(facts, indent=2, allow_nan=False) + "\n")
+                made.rename(self.path)
         finally:
             temporary.unlink(missing_ok=True)
-        self.abandon()
+        shutil.rmtree(self.partial, ignore_errors=True)
+        return True
 
-    def _append(self, content: bytes) -> None:
-        assert self._journal is not None
-        rest = memoryview(content)
-        while rest:  # a disk that fills up takes a part first, and says why at the next try
-            rest = rest[self._journal.write(rest) :]
-        if time.monotonic() - self._saved >= self._save_every_s:
-            os.fsync(self._journal.fileno())
-            self._saved = time.monotonic()
+    def _rows(self, chain: list[tuple[Part, int]], columns: tuple[str, ...]) -> Iterator[Row]:
+        for part, first in chain:
+            table = self.store.read(part.name)
+            if len(table) != part.end - part.first or not set(COLUMNS) <= set(table.column_names):
+                raise self.store.damaged(part.name, f"expected {part.end - part.first} rows, got {len(table)}")
+            yield from rows_of(table.slice(first - part.first), columns)
 
-    def _read_head(self) -> dict[str, Any] | None:
-        """Return the first line of the journal; None where there is none, or its process was stopped before it wrote it.
+    def _trim(self, chains: list[list[tuple[Part, int]]], columns: tuple[str, ...], tally: Tally) -> None:
+        """Make the parts themselves the output: each row once, all with the same columns."""
+        from mirror_pl.prediction.formats import as_table
 
-        Raises:
-            ConfigError: If the file is something else.
-        """
-        if not self.partial.exists():
-            return None
-        with self.partial.open("rb") as file:
-            line = file.readline()
-        if not line.strip(b"\0") or line == _HEAD[: len(line)] or (line.startswith(_HEAD) and not line.endswith(b"\n")):
-            return None
-        head = _parsed(line)
-        if head is None or head.get("kind") != KIND:
-            raise ConfigError(f"resume: {self.partial} is not what a stopped run leaves; move it away")
-        return head
-
-    def _rows(self) -> Iterator[tuple[Row, int]]:
-        """Yield the journal's whole rows, each with where it ends."""
-        with self.partial.open("rb") as file:
-            place = len(file.readline())
-            for line in file:
-                row = _parsed(line)
-                if row is None:
-                    return
-                place += len(line)
-                yield row, place
-
-    def _pass_over(self, items: Iterator[Item], together: int) -> tuple[int, int, Iterator[Item]]:
-        """Go through rows and items side by side.
-
-        Returns:
-            How many rows are kept, where the last of them ends, and the items that are left.
-        """
-        with self.partial.open("rb") as file:
-            place = len(file.readline())
-        kept = 0
-        group: list[Row] = []
-        seen: list[Item] = []
-        for row, end in self._rows():
-            item = next(items, None)
-            found = "nothing" if item is None else storable(item.path)
-            if item is None or found != row["image_path"]:
-                raise ConfigError(
-                    f"resume: row {kept + len(group) + 1} on the way to {self.path} is of {row['image_path']}, where the "
-                    f"input has {found} now; put it back, or remove {self.partial} to begin anew"
-                )
-            group.append(row)
-            seen.append(item)
-            if len(group) == together:
-                for one in group:
-                    self.tally.add(one)
-                kept, place, group, seen = kept + together, end, [], []
-        return kept, place, chain(seen, items)
+        kept: set[str] = set()
+        for chain in chains:
+            for part, first in chain:
+                rows = list(_counted(self._rows([(part, first)], columns), tally))
+                name = part._replace(first=first).name
+                if first > part.first or self.store.schema(part.name).names != list(columns):
+                    self.store.add(name, as_table(rows, columns))
+                kept.add(name)
+        for name in set(self.store.names()) - kept:
+            (self.partial / f"{name}{SUFFIX}").unlink()
 
     def _complete_record(self) -> dict[str, Any] | None:
         """Return the record of the output, if both are there and belong together."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             record: dict[str, Any] = read_json(self.record)
-            if record["bytes"] == self.path.stat().st_size:
+            if record["bytes"] == _size(self.path):
                 return record
         return None
 
     def _check_unchanged(self, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        one, two = _flat(before), _flat(json.loads(json.dumps(now)))
-        changed = [key for key in {**one, **two} if one.get(key) != two.get(key)]
+        changed = changes(before, now)
         if changed:
-            which = "; ".join(f"{key}: {one.get(key)} then, {two.get(key)} now" for key in changed)
             raise ConfigError(
-                f"resume: what {self.path} depends on has changed since it was begun: {which}. Put it back, or give another "
-                "output"
+                f"resume: what {self.path} depends on has changed since it was begun: {changed}. Put it back, or give "
+                "another output"
             )
 
     @contextmanager
@@ -264,21 +304,13 @@ class OutputFile:
             ) from error
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values by their dotted keys."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = _flat(value) if isinstance(value, dict) else None
-        found.update({name: value} if inner is None else {f"{name}.{key}": each for key, each in inner.items()})
-    return found
+def _counted(rows: Iterable[Row], tally: Tally) -> Iterator[Row]:
+    for row in rows:
+        tally.add(row)
+        yield row
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """Return a line's content; None where it is cut short or damaged."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+def _size(path: Path) -> int:
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.glob(f"*{SUFFIX}"))
+    return path.stat().st_size

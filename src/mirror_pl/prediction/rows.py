@@ -25,16 +25,16 @@ def row_of(item: Item, prediction: Prediction) -> dict[str, Any]:
     """Return the row of a picture: ``pred`` is p_fake, ``crops`` the logits of its crops; None where there is no number."""
     return {
         "image_path": storable(item.path),
-        "pred": _number(prediction.p_fake),
-        "logit": _number(prediction.logit),
+        "pred": number(prediction.p_fake),
+        "logit": number(prediction.logit),
         "status": prediction.status,
         "reason": storable(prediction.reason),
-        "crops": [_number(score.logit) for score in prediction.crops],
-        **{name: _number(value) for name, value in prediction.evidence.items()},
+        "crops": [number(score.logit) for score in prediction.crops],
+        **{name: number(value) for name, value in prediction.evidence.items()},
     }
 
 
-def _number(value: float | None) -> float | None:
+def number(value: float | None) -> float | None:
     """Return a float32 as the shortest float that stands for it: 0.1 and not 0.10000000149."""
     return float(str(np.float32(value))) if value is not None and math.isfinite(value) else None
 
