@@ -60,6 +60,7 @@ ALLOWED = {
     **{name: {"start"} for name in COMMANDS},
     "start": {"config", "jobs"},
     **{name: {"errors", "texts"} for name in SHARED},
+    "store": {"sources"},
     "__init__": {"detectors", "data", "modules"},
     "__main__": set(),
 }
@@ -70,6 +71,7 @@ CONFINED = {
     "pydantic": {"config"},
     "omegaconf": {"config", "jobs", "start"},
     "transformers": {"detectors"},
+    "ray": {"prediction"},
     "peft": {"detectors"},
     "wandb": {"callbacks", "reports"},  # the first for how a run begins and ends, the second for what is in it
     "matplotlib": set(),

@@ -7,7 +7,6 @@ of them proves that each row is there once: `PartialScores` by the images' ids, 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from mirror_pl.errors import DataError, OutputError
 from mirror_pl.files import whole_file
+from mirror_pl.sources.tree import folders_below
 
 SUFFIX: Final = ".parquet"
 _KEY: Final = b"mirror_pl.key"
@@ -39,7 +39,7 @@ class Store:
         """Write a part.
 
         Args:
-            name: Of the part, without the suffix; one that is there already is replaced.
+            name: Of the part, without the suffix, perhaps in one folder; one that is there already is replaced.
             rows: What is in it.
 
         Raises:
@@ -47,7 +47,7 @@ class Store:
         """
         assert self._key is not None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._path(name).parent.mkdir(parents=True, exist_ok=True)
             with whole_file(self._path(name)) as temporary:
                 kept = rows.replace_schema_metadata({**(rows.schema.metadata or {}), _KEY: self._key})
                 pq.write_table(kept, temporary, compression="zstd", write_page_checksum=True)
@@ -59,12 +59,17 @@ class Store:
                 "kept: make room, then go on with resume=true"
             ) from error
 
-    def names(self) -> list[str]:
-        """Return the names of all parts, sorted; opens none."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            found = os.listdir(self.folder)
-            return sorted(name.removesuffix(SUFFIX) for name in found if name.endswith(SUFFIX) and not name.startswith("."))
-        return []
+    def names(self, folder: str = "") -> list[str]:
+        """Return the names of all parts, or of those in one folder, sorted; opens none."""
+        found = []
+        for listed in folders_below(str(self.folder / folder)):
+            inside = "" if listed.path == str(self.folder) else f"{Path(listed.path).name}/"
+            found += [
+                inside + name.removesuffix(SUFFIX)
+                for name in listed.files
+                if name.endswith(SUFFIX) and not name.startswith(".")
+            ]
+        return sorted(found)
 
     def count(self) -> int:
         """Return how many rows there are in all parts.

@@ -27,6 +27,7 @@ from mirror_pl.jobs.prediction_progress import Progress
 from mirror_pl.prediction import Item, Output
 from mirror_pl.prediction.pictures import prepare_item
 from mirror_pl.prediction.units import Done
+from mirror_pl.store import Store
 
 GOLDEN = SMALL.data_root
 
@@ -37,10 +38,7 @@ class Stopped(BaseException):
 
 def kept(partial: str) -> int:
     """Return how many rows a run on the way has written down, by the names of its parts alone."""
-    try:
-        return Done(name.removesuffix(".parquet") for name in os.listdir(partial)).rows
-    except OSError:
-        return 0
+    return Done(Store(Path(partial), None).names()).rows
 
 
 def quoted(names: list[str]) -> str:

@@ -121,10 +121,6 @@ def test_parquet_is_written_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)] == [8, 8, 4]
 
 
-def content(path: Path) -> object:
-    return {file.name: pq.read_table(file) for file in path.glob("*.parquet")} if path.is_dir() else path.read_bytes()
-
-
 @pytest.mark.parametrize("name", FORMS)
 @pytest.mark.parametrize("stops", [(0,), (3,), (4, 9), (17, 17, 19), (20,)])
 def test_a_stopped_run_goes_on(name: str, stops: tuple[int, ...]) -> None:

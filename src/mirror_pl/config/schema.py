@@ -106,8 +106,20 @@ FREE_SETTINGS = (
 """Settings of an evaluation that change neither a score nor a report; a resumed run may have other ones."""
 
 
+class RaySettings(Settings):
+    """``ray``: the cluster of ``engine=ray``."""
+
+    address: str | None
+    num_gpus: NotNegative | None
+    num_cpus: NotNegative
+    concurrency: Count | None
+
+
 class PredictSettings(DetectorSettings):
     """Settings of ``mirror_pl.predict``."""
+
+    engine: Literal["local", "ray"]
+    ray: RaySettings
 
     input: list[str]
     output: str
@@ -136,6 +148,8 @@ class PredictSettings(DetectorSettings):
                 "maps and resume: maps are made of pictures as they are scored, and those of a stopped run have been; leave "
                 "maps out, or begin anew"
             )
+        if self.engine == "ray" and (self.maps is not None or self.units is not None):
+            raise _refusal("engine=ray: makes no maps, and shares the units out itself; leave maps and units out")
         if not self.input:
             raise _refusal("input: none is named; give files, folders or lists: mirror_pl.predict PATH... output=FILE")
         return self

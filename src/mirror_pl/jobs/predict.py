@@ -7,9 +7,11 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -33,14 +35,13 @@ from mirror_pl.prediction import (
     workers_of,
 )
 from mirror_pl.prediction.engine import LARGEST_BATCH
+from mirror_pl.prediction.on_ray import MOST_TRIES, Work, connected, packed, room_for, score_on_ray
 from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
 from mirror_pl.reports import print_plain
 from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable, storable
 
 if TYPE_CHECKING:
-    import torch
-
     from mirror_pl.detectors import Detector
 
 
@@ -54,8 +55,9 @@ def run(cfg: DictConfig) -> None:
     """
     settings = read_settings(cfg, PredictSettings)
     output = Output(Path(settings.output), settings.save_every_s, settings.share)
-    device = device_of(settings.device)
-    build_policy(settings)  # what cannot be is said before anything is loaded
+    if settings.engine == "local":
+        device_of(settings.device)  # what cannot be is said before anything is loaded
+    build_policy(settings)
     if settings.precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {settings.precision}")
     check_inputs(settings.input)
@@ -64,65 +66,125 @@ def run(cfg: DictConfig) -> None:
     with output.claimed():
         output.check(resume=settings.resume)
         go_on_with("resume=true")
-        _score_into(output, settings, device, Console())
+        with connected(settings.ray.address) if settings.engine == "ray" else nullcontext() as cluster:
+            _Job(output, settings, cluster, Console()).run()
 
 
-def _score_into(output: Output, settings: PredictSettings, device: torch.device, console: Console) -> None:
-    clock = Clock()
-    weights = weights_of(settings)
-    clock.lap("hash")
-    detector, _ = build_detector(settings)
-    detector.to(device)
-    clock.lap("load")
-    if is_miniature(settings.checkpoint):
-        print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
-    policy, limits = build_policy(settings), Limits(settings.max_megapixels, settings.timeout_s)
-    batch_size = LARGEST_BATCH.get(device.type, 16) if settings.batch_size == "auto" else int(settings.batch_size)
-    facts = _dependencies(settings, weights, detector, device, batch_size)
-    finished = output.finished(facts)
-    if finished is not None:
-        print_plain(f"Complete already: {output.path}; nothing is scored", console)
-        _raise_if_incomplete(Tally(Counter(finished["pictures"]["by_status"])), output)
-        return
+class _Job:
+    """A prediction on its way; `cluster` is what a Ray cluster has, where there is one."""
 
-    maps = None if settings.maps is None else MapFolder(Path(settings.maps), detector, settings.precision)
-    passed_over: Counter[str] = Counter()
-    items = output.begin(
-        facts, entries(settings.input, passed_over=passed_over), pictures_at_once(batch_size, policy), passed_over
-    )
-    if output.resumed:
-        print_plain(f"Resumed: {output.resumed:,} pictures were scored before.", console)
-    predictions = score(
-        items,
-        detector,
-        policy=policy,
-        batch_size=batch_size,
-        num_workers=workers_of(settings.num_workers),
-        precision=settings.precision,
-        limits=limits,
-        on_batch=None if maps is None else maps.add_batch,
-    )
-    with maps or nullcontext(), Progress(console, output.resumed, lambda: count_items(settings.input)) as progress:
-        for item, prediction in predictions:
-            output.add(item, prediction)
-            progress.advance()
-    clock.lap("score")
-    _say_passed_over(passed_over, console)
-    if not output.tally.total and not output.resumed and settings.share[1] == 1:
-        raise DataError(f"input: there is no picture in {name_list(settings.input)}; nothing is written")
-    if not output.complete(_record(settings, facts, weights, output, device, clock)):
-        number, of = settings.share
-        print_plain(
-            f"Share {number} of {of} is done; {output.left_over():,} units are left to others. Who ends last writes "
-            f"{output.path}",
-            console,
-        )
+    def __init__(
+        self, output: Output, settings: PredictSettings, cluster: Mapping[str, float] | None, console: Console
+    ) -> None:
+        self.output, self.settings, self.cluster, self.console = output, settings, cluster, console
+        self.clock = Clock()
+        self.policy, self.limits = build_policy(settings), Limits(settings.max_megapixels, settings.timeout_s)
+        given = settings.ray.num_gpus
+        self.num_gpus = given if given is not None else min(1.0, (cluster or {}).get("GPU", 0.0))
+        self.device = device_of(settings.device) if cluster is None else torch.device("cuda" if self.num_gpus else "cpu")
+        auto = LARGEST_BATCH.get(self.device.type, 16)
+        self.batch_size = auto if settings.batch_size == "auto" else int(settings.batch_size)
+        self.together = pictures_at_once(self.batch_size, self.policy)
+        self.passed_over: Counter[str] = Counter()
+
+    def run(self) -> None:
+        """Score what is left, and make the output, or leave that to another share."""
+        output, settings, console = self.output, self.settings, self.console
+        weights = weights_of(settings)
+        self.clock.lap("hash")
+        detector = _load(settings)
+        self.clock.lap("load")
+        if is_miniature(settings.checkpoint):
+            print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
+        facts = _dependencies(settings, weights, detector, self.device, self.batch_size)
+        finished = output.finished(facts)
+        if finished is not None:
+            print_plain(f"Complete already: {output.path}; nothing is scored", console)
+            _raise_if_incomplete(Tally(Counter(finished["pictures"]["by_status"])), output)
+            return
+        maps = None if settings.maps is None else MapFolder(Path(settings.maps), detector, settings.precision)
+        if self.cluster is None:
+            self._here(facts, detector.to(self.device), maps)
+        else:
+            self._on_ray(facts, self.cluster)
+        self.clock.lap("score")
+        _say_passed_over(self.passed_over, console)
+        if not output.done().rows and settings.share[1] == 1 and not output.tally.total:
+            raise DataError(f"input: there is no picture in {name_list(settings.input)}; nothing is written")
+        if not output.complete(_record(settings, facts, weights, output, self.device, self.clock)):
+            number, of = settings.share
+            print_plain(
+                f"Share {number} of {of} is done; {output.left_over():,} units are left to others. Who ends last writes "
+                f"{output.path}",
+                console,
+            )
+        else:
+            _say(output, console)
+        if maps is not None:
+            print_plain(f"Maps: {maps.index}", console)
         _raise_if_incomplete(output.tally, output)
-        return
-    _say(output, console)
-    if maps is not None:
-        print_plain(f"Maps: {maps.index}", console)
-    _raise_if_incomplete(output.tally, output)
+
+    def _here(self, facts: Mapping[str, Any], detector: Detector, maps: MapFolder | None) -> None:
+        """Score in this process."""
+        output, settings = self.output, self.settings
+        given = entries(settings.input, passed_over=self.passed_over)
+        items = output.begin(facts, given, self.together, self.passed_over)
+        self._say_resumed()
+        predictions = score(
+            items,
+            detector,
+            policy=self.policy,
+            batch_size=self.batch_size,
+            num_workers=workers_of(settings.num_workers),
+            precision=settings.precision,
+            limits=self.limits,
+            on_batch=None if maps is None else maps.add_batch,
+        )
+        everywhere = (lambda: output.done().rows) if settings.share[1] > 1 else None
+        shown = Progress(self.console, output.resumed, lambda: count_items(settings.input), everywhere=everywhere)
+        with maps or nullcontext(), shown:
+            for item, prediction in predictions:
+                output.add(item, prediction)
+                shown.advance()
+
+    def _on_ray(self, facts: Mapping[str, Any], cluster: Mapping[str, float]) -> None:
+        """Score on a cluster, whose actors write into the store."""
+        output, settings, ray = self.output, self.settings, self.settings.ray
+        given = entries(settings.input, passed_over=self.passed_over)
+        units = [packed(unit, here) for unit, here in output.undone(facts, given, self.together)]
+        self._say_resumed()
+        if not units:
+            return
+        actors = room_for(ray.concurrency, ray.num_cpus, self.num_gpus, cluster)
+        if ray.concurrency is not None and actors < ray.concurrency:
+            print_plain(f"ray.concurrency={ray.concurrency}: the cluster has room for {actors}.", self.console)
+        work = Work(
+            load=partial(_load, settings),
+            store=output.store,
+            policy=self.policy,
+            batch_size=self.batch_size,
+            num_workers=max(1, int(ray.num_cpus)) if settings.num_workers is None else settings.num_workers,
+            precision=settings.precision,
+            limits=self.limits,
+            every_s=settings.save_every_s,
+            device=self.device.type,
+        )
+        with Progress(self.console, 0, lambda: len(units), "units") as shown:
+            for unit, rows, set_aside in score_on_ray(units, work, actors, ray.num_cpus, self.num_gpus):
+                if set_aside:
+                    print_plain(
+                        f"{set_aside:,} pictures of unit {unit} are set aside: what scored them was lost {MOST_TRIES} times",
+                        self.console,
+                    )
+                shown.advance(rows)
+
+    def _say_resumed(self) -> None:
+        if self.output.resumed:
+            print_plain(f"Resumed: {self.output.resumed:,} pictures were scored before.", self.console)
+
+
+def _load(settings: PredictSettings) -> Detector:
+    return build_detector(settings)[0]
 
 
 def _dependencies(

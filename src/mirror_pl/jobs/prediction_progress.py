@@ -21,22 +21,36 @@ class Progress:
 
     Args:
         console: Where.
-        done: Pictures that were done before.
-        count: Returns how many there are in all, or None where that is not known; it may take long, and is asked in a thread
-            of its own, once the first picture is done: no process is started after that which could inherit its state.
+        done: Steps that were done before: pictures, or units of work where others score them.
+        count: Returns how many steps there are in all, or None where that is not known; it may take long, and is asked in a
+            thread of its own, once the first step is done: no process is started after that which could inherit its state.
+        steps: What is counted.
+        everywhere: Returns how many steps are done by all processes together, where there are others; it is asked every
+            few seconds at most.
         every_s: Seconds between two lines, where there is no terminal.
     """
 
-    def __init__(self, console: Console, done: int, count: Callable[[], int | None], every_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        console: Console,
+        done: int,
+        count: Callable[[], int | None],
+        steps: str = "pictures",
+        everywhere: Callable[[], int] | None = None,
+        every_s: float = 30.0,
+    ) -> None:
         self._console = console
         self._before = self._done = done
+        self._pictures = 0
         self._count = count
-        self._every_s = every_s
+        self._steps = steps
+        self._everywhere = everywhere
+        self._every_s = min(every_s, (5.0 if everywhere else 0.2) if console.is_terminal else every_s)
         self._total: int | None = None
         self._counting = False
         self._started = self._last = time.monotonic()
         self._bar = Bar(
-            TextColumn("pictures"),
+            TextColumn(steps),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]}"),
@@ -57,27 +71,37 @@ class Progress:
     ) -> None:
         self._bar.stop()
 
-    def advance(self) -> None:
-        """Count a picture."""
+    def advance(self, pictures: int = 1) -> None:
+        """Count a step.
+
+        Args:
+            pictures: In it.
+        """
         self._done += 1
+        self._pictures += pictures
         if not self._counting:
             self._counting = True
             threading.Thread(target=self._find_total, name="counting", daemon=True).start()
         now = time.monotonic()
-        if now - self._last < (0.2 if self._console.is_terminal else self._every_s):
+        if now - self._last < self._every_s:
             return
         self._last = now
-        speed = (self._done - self._before) / (now - self._started)
+        done = self._done if self._everywhere is None else self._everywhere()
+        pictures = self._pictures if self._everywhere is None else done - self._before
+        speed = pictures / (now - self._started)
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=self._done, total=self._total, speed=f"{speed:.1f}/s")
+            self._bar.update(self._task, completed=done, total=self._total, speed=f"{speed:.1f}/s")
         else:
-            print_plain(self._line(speed), self._console)
+            print_plain(self._line(done, speed, now - self._started), self._console)
 
-    def _line(self, speed: float) -> str:
+    def _line(self, done: int, speed: float, seconds: float) -> str:
+        pictures = "" if self._steps == "pictures" else f"{self._pictures:,} pictures, "
         if self._total is None:
-            return f"{self._done:,} pictures, {speed:.1f} a second"
-        left = timedelta(seconds=round(max(0, self._total - self._done) / speed))
-        return f"{self._done:,}/{self._total:,} pictures, {speed:.1f} a second, {left} left"
+            return f"{done:,} {self._steps}, {pictures}{speed:.1f} a second"
+        left = seconds * max(0, self._total - done) / max(1, done - self._before)
+        return (
+            f"{done:,}/{self._total:,} {self._steps}, {pictures}{speed:.1f} a second, {timedelta(seconds=round(left))} left"
+        )
 
     def _find_total(self) -> None:
         with suppress(OSError):  # a folder that goes away meanwhile: then there is no time left to show

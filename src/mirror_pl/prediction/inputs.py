@@ -34,7 +34,7 @@ class Place(NamedTuple):
     Attributes:
         unit: Number of its unit.
         row: Its place in the unit.
-        shard: For an item of a shard, what tells the shard from others: its name and size.
+        shard: For an item of a shard, the shard's `key`.
         is_last: Whether the unit is known to end with it.
     """
 
@@ -87,12 +87,14 @@ class Shard:
 
     path: str
 
-    def size(self) -> int:
-        """Return how many bytes it has; -1 where that cannot be read."""
+    @property
+    def key(self) -> str:
+        """What tells it from others: its name, and how many bytes it has; -1 where that cannot be read."""
         try:
-            return os.stat(self.path).st_size
+            size = os.stat(self.path).st_size
         except OSError:
-            return -1
+            size = -1
+        return f"{self.path}\0{size}"
 
     def items(self, passed_over: Counter[str] | None = None) -> Iterator[Item]:
         """Yield the pictures in it, by folder and name; where it cannot be listed, one item with the reason.

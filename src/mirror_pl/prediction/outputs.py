@@ -22,7 +22,7 @@ from mirror_pl.prediction.formats import rows_of, writer_of
 from mirror_pl.prediction.inputs import Entry, Item
 from mirror_pl.prediction.recorder import Recorder
 from mirror_pl.prediction.rows import COLUMNS, Row, Tally
-from mirror_pl.prediction.units import Done, Part, left, numbered
+from mirror_pl.prediction.units import Done, Numbered, Part, left, numbered, undone
 from mirror_pl.store import SUFFIX, Store
 
 _FACTS: Final = "_depends_on.json"
@@ -154,6 +154,15 @@ class Output:
             sizes=self._sizes,
             passed_over=passed_over,
         )
+
+    def undone(
+        self, facts: Mapping[str, Any], entries: Iterable[Entry], together: int
+    ) -> Iterator[tuple[int, list[Numbered]]]:
+        """Begin, or go on with what is there, where others score: as `begin`, but yield whole units, and list no shard."""
+        self.hold_to(facts, together)
+        done = self.done()
+        self.resumed = done.rows
+        return undone(numbered(entries), done, self._sizes)
 
     def hold_to(self, facts: Mapping[str, Any], together: int) -> None:
         """Record what the predictions depend on; where that was done, hold it against what was recorded.
@@ -312,5 +321,5 @@ def _counted(rows: Iterable[Row], tally: Tally) -> Iterator[Row]:
 
 def _size(path: Path) -> int:
     if path.is_dir():
-        return sum(file.stat().st_size for file in path.glob(f"*{SUFFIX}"))
+        return sum(file.stat().st_size for file in path.rglob(f"*{SUFFIX}"))
     return path.stat().st_size

@@ -23,6 +23,7 @@ from mirror_pl.texts import printable
 
 UNIT: Final = 512
 """Files of a unit, at most: two batches of a GPU."""
+_IN_A_FOLDER: Final = 1000
 Numbered: TypeAlias = tuple[int, Entry]
 
 
@@ -61,7 +62,8 @@ class Part(NamedTuple):
     @property
     def name(self) -> str:
         """Of the part in the store; names sort as the rows do."""
-        return f"{self.unit:010d}.{self.first:010d}-{self.end:010d}{'-last' if self.is_last else ''}.{self.digest}"
+        last = "-last" if self.is_last else ""
+        return f"{folder_of(self.unit)}/{self.unit:010d}.{self.first:010d}-{self.end:010d}{last}.{self.digest}"
 
     @classmethod
     def of(cls, name: str) -> Part | None:
@@ -73,7 +75,12 @@ class Part(NamedTuple):
         return cls(int(unit), int(first), int(end), digest, last is not None)
 
 
-_NAME: Final = re.compile(r"(\d{10})\.(\d{10})-(\d{10})(-last)?\.([0-9a-f]{16})")
+_NAME: Final = re.compile(r"\d{7}/(\d{10})\.(\d{10})-(\d{10})(-last)?\.([0-9a-f]{16})")
+
+
+def folder_of(unit: int) -> str:
+    """Return the folder of the store that a unit's parts are in, with those of `_IN_A_FOLDER` units: soon listed."""
+    return f"{unit // _IN_A_FOLDER:07d}"
 
 
 def digest_of(items: Sequence[Item]) -> str:
@@ -156,6 +163,29 @@ class Done:
                 )
 
 
+def undone(entries: Iterable[Numbered], done: Done, sizes: array[int]) -> Iterator[tuple[int, list[Numbered]]]:
+    """Yield the units that are not done, whole: each one's number and entries. Lists no shard.
+
+    Args:
+        entries: Of whole units.
+        done: What is there.
+        sizes: Gets the size of each unit as it is passed; -1 for a shard, whose last part tells.
+
+    Raises:
+        ConfigError: If what is there are rows of something else.
+    """
+    for unit, group in groupby(entries, key=itemgetter(0)):
+        here = list(group)
+        files = [entry for _, entry in here if isinstance(entry, Item)]
+        shards = [Item.of_file(entry.path, Place(unit, 0, entry.key)) for _, entry in here if isinstance(entry, Shard)]
+        done.check(unit, files or shards, whole=True)
+        sizes.append(-1 if shards else len(files))
+        if not done.is_done(unit, sizes[-1]):
+            yield unit, here
+    if done.end > len(sizes):
+        done.check(done.end - 1, [], whole=True)
+
+
 def left(
     entries: Iterable[Numbered],
     done: Done,
@@ -206,7 +236,7 @@ def left(
 def _in_shard(
     unit: int, shard: Shard, done: Done, on_empty: Callable[[Part], None] | None, passed_over: Counter[str]
 ) -> Iterator[Item]:
-    place = Place(unit, 0, f"{shard.path}\0{shard.size()}")
+    place = Place(unit, 0, shard.key)
     reached, is_done = done.reached(unit)
     done.check(unit, [Item.of_file(shard.path, place)])
     if is_done:
