@@ -16,7 +16,7 @@ STEADY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 """glibc's own value, which it raises otherwise to 32 MB as a process goes on: then it keeps some freed batches, two or three
 or ten as it happens, which says nothing of what this process needs."""
 
-FOLDERS, A_FOLDER = 100, 1000
+FOLDERS, A_FOLDER = 1000, 1000
 
 SCRIPT = """
 import json, os, sys
@@ -47,13 +47,13 @@ print(json.dumps({"rows": output.tally.total, "main_mb": peak("self"), "worker_m
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("form", ["csv", "parquet"])
-def test_memory_is_flat_from_ten_thousand_to_a_hundred_thousand(tmp_path: Path, form: str) -> None:
+@pytest.mark.parametrize("form", [".csv", ""])
+def test_memory_is_flat_from_a_hundred_thousand_to_a_million(tmp_path: Path, form: str) -> None:
     rng = np.random.default_rng(0)
     for folder in range(FOLDERS):
-        (tmp_path / f"in/{folder:03d}").mkdir(parents=True)
+        (tmp_path / f"in/{folder:04d}").mkdir(parents=True)
         for number in range(A_FOLDER):
-            path = tmp_path / f"in/{folder:03d}/{number:04d}.jpg"
+            path = tmp_path / f"in/{folder:04d}/{number:04d}.jpg"
             if number % 100 == 0:
                 Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(path)
                 first = path
@@ -61,8 +61,8 @@ def test_memory_is_flat_from_ten_thousand_to_a_hundred_thousand(tmp_path: Path, 
                 path.hardlink_to(first)
     found = []
     for folders in (FOLDERS // 10, FOLDERS):
-        inputs = [str(tmp_path / f"in/{folder:03d}") for folder in range(folders)]
-        given = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1]), str(tmp_path / f"{folders}.{form}"), *inputs]
+        inputs = [str(tmp_path / f"in/{folder:04d}") for folder in range(folders)]
+        given = [sys.executable, "-c", SCRIPT, str(Path(__file__).parents[1]), str(tmp_path / f"{folders}{form}"), *inputs]
         done = subprocess.run(given, capture_output=True, text=True, check=False, env=os.environ | STEADY)
         assert done.returncode == 0, done.stderr
         found.append(json.loads(done.stdout))

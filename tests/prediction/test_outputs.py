@@ -21,7 +21,7 @@ from mirror_pl.detectors import CropScore, Prediction
 from mirror_pl.errors import ConfigError, DataError, OutputError
 from mirror_pl.images import Crop
 from mirror_pl.prediction import Item, Output, entries, expand, units
-from mirror_pl.prediction.inputs import NO_PLACE
+from mirror_pl.prediction.inputs import NO_PLACE, Shard
 from mirror_pl.prediction.recorder import Recorder
 
 CROP = Crop((9, 9), 0, 0, 9)
@@ -175,6 +175,27 @@ def test_units_shards_and_shares_in_any_order_make_the_same(name: str, monkeypat
         assert pq.read_table(output).equals(pq.read_table(whole))
     else:
         assert output.read_bytes() == whole.read_bytes()
+
+
+def test_going_on_opens_no_part_and_lists_no_shard_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        with tarfile.open(f"{number}.tar", "w") as shard:
+            for member in range(5):
+                shard.addfile(tarfile.TarInfo(f"{member}.png"))
+    listed: list[str] = []
+    items_of = Shard.items
+    monkeypatch.setattr(Shard, "items", lambda self, *more: listed.append(self.path) or items_of(self, *more))
+    monkeypatch.setattr(pq, "ParquetFile", lambda *_, **__: pytest.fail("a part was opened"))
+    for stop, expected in ((7, ["0.tar", "1.tar"]), (99, ["1.tar", "2.tar"])):
+        listed.clear()
+        file = Output(Path("out.csv"), save_every_s=0)
+        with file.claimed():
+            for number, item in enumerate(file.begin(FACTS, entries(["0.tar", "1.tar", "2.tar"]), 2)):
+                if number == stop:
+                    break
+                file.add(item, prediction(0))
+        assert listed == expected
+    assert file.resumed == 7, "a whole shard, and a batch of the next"
 
 
 def test_two_processes_at_one_unit_leave_each_row_once() -> None:
