@@ -27,6 +27,7 @@ def main() -> None:
         "baselines": ["--images", "2"] if options.quick else [],
         "decode": ["--files", "1"] if options.quick else [],
         "predict": [],
+        "ray_engine": ["--shards", "4"] if options.quick else [],
         "index": ["--files", "4000"] if options.quick else [],
         "report": ["--rows", "20000", "--benchmarks", "2"] if options.quick else [],
         "loading": ["--backbone", "tiny"] if options.quick else [],

@@ -47,8 +47,8 @@ def load(pause_s: float) -> Detector:
     return PausingDetector(pause_s).eval()
 
 
-def main(address: str, output: Path, pause_s: float, shards: list[str], num_cpus: float = 1) -> float:
-    """Score, and return the seconds from the first unit's start to the output."""
+def main(address: str | None, output: Path, pause_s: float, shards: list[str], workers: int = 1) -> float:
+    """Score, and return the seconds that it took; `workers` decode, where there is no Ray."""
     file = Output(output, save_every_s=0.5)
     with file.claimed():
         file.check(resume=True)
@@ -57,15 +57,15 @@ def main(address: str, output: Path, pause_s: float, shards: list[str], num_cpus
         if address == "none":
             start = time.perf_counter()
             items = file.begin(FACTS, entries(shards), BATCH)
-            for item, prediction in score(items, load(pause_s), batch_size=BATCH, num_workers=1):
+            for item, prediction in score(items, load(pause_s), batch_size=BATCH, num_workers=workers):
                 file.add(item, prediction)
         else:
             with connected(address) as there:
                 units = [packed(unit, here) for unit, here in file.undone(FACTS, entries(shards), BATCH)]
                 work = Work(partial(load, pause_s), file.store, CropPolicy(), BATCH, 1, "32-true", Limits(), 0.5, "cpu")
-                actors = room_for(None, num_cpus, 0, there)
+                actors = room_for(None, 1, 0, there)
                 start = time.perf_counter()
-                for unit, rows, set_aside in score_on_ray(units, work, actors, num_cpus, 0) if units else ():
+                for unit, rows, set_aside in score_on_ray(units, work, actors, 1, 0) if units else ():
                     print("unit", unit, rows, set_aside, flush=True)
         seconds = time.perf_counter() - start
         assert file.complete({"depends_on": FACTS})
