@@ -62,7 +62,9 @@ def main(address: str | None, output: Path, pause_s: float, shards: list[str], w
         else:
             with connected(address) as there:
                 units = [packed(unit, here) for unit, here in file.undone(FACTS, entries(shards), BATCH)]
-                work = Work(partial(load, pause_s), file.store, CropPolicy(), BATCH, 1, "32-true", Limits(), 0.5, "cpu")
+                work = Work(
+                    partial(load, pause_s), file.store, CropPolicy(), BATCH, 1, "32-true", Limits(), False, 0.5, "cpu"
+                )
                 actors = room_for(None, 1, 0, there)
                 start = time.perf_counter()
                 for unit, rows, set_aside in score_on_ray(units, work, actors, 1, 0) if units else ():

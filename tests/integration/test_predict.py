@@ -106,6 +106,22 @@ def test_several_inputs_of_every_kind_in_one_run() -> None:
         assert alone["logit"] == pytest.approx(sorted(alone["crops"])[2], abs=1e-5)
 
 
+def test_equal_files_are_scored_once(capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = [*golden_paths()[:6], *golden_paths()[:3]]
+    plain = predict(inputs, "plain.jsonl")
+    for output in ("out.jsonl", "out"):
+        run(compose("predict", arguments(inputs, output, "dedupe=true")))
+        assert "Duplicates: 3 pictures equal one before, and are not scored again" in capsys.readouterr().out
+    rows = rows_of("out.jsonl")
+    assert [{**row, "image_path": ""} for row in rows[6:]] == [{**row, "image_path": ""} for row in rows[:3]]
+    for row, one in zip(rows, plain, strict=True):
+        assert row["image_path"] == one["image_path"]
+        assert row["logit"] == pytest.approx(one["logit"], abs=1e-5)
+    assert sorted(path.name for path in Path("out").rglob("*") if path.is_file() and path.suffix != ".parquet") == [
+        "_depends_on.json"
+    ], "what was needed on the way is gone"
+
+
 def test_names_as_they_are_and_the_exit_code() -> None:
     """The command itself: names that no setting could hold, on the command line and on standard input."""
     odd = ["a b.jpg", "a=b.jpg", "line\nbreak.jpg", "图.jpg", "./output=x.jpg", "???", "${b}${", "\udcff.jpg"]
@@ -354,13 +370,13 @@ def test_kills_at_random_moments_change_nothing() -> None:
 def test_a_lost_decoding_process_ends_the_run_which_can_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     given = ["input=[in]", *add_pictures(30)[1:], "output=out.jsonl"]
 
-    def killed_at_20(item: Item, *more: Any) -> Any:
+    def killed_at_20(item: Item, **more: Any) -> Any:
         if "00020" in item.path:
             os.kill(os.getpid(), signal.SIGKILL)
-        return prepare_item(item, *more)
+        return prepare_item(item, **more)
 
     with monkeypatch.context() as patch, pytest.raises(LostProcessError, match=r"ended by SIGKILL at in/00020.*num_workers"):
-        patch.setattr("mirror_pl.prediction.decoding.prepare_item", killed_at_20)
+        patch.setattr("mirror_pl.prediction.engine.prepare_item", killed_at_20)
         run(compose("predict", given))
     assert not Path("out.jsonl").exists()
     with pytest.raises(IncompleteRunError, match="1 of the 30"):

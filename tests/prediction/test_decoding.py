@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from PIL import Image
 from mirror_pl.errors import LostProcessError
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.images.pictures import PreparedPicture
-from mirror_pl.prediction import decoding
 from mirror_pl.prediction.decoding import prepared
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.pictures import Limits, prepare_item
@@ -30,7 +30,7 @@ def items(*names: str) -> Iterator[Item]:
     return map(Item.of_file, names)
 
 
-def play(item: Item, spec: PreprocessSpec, crops: str, limits: Limits) -> PreparedPicture:
+def play(item: Item) -> PreparedPicture:
     """Do to a decoding process what a file's name says."""
     if item.suffix == ".hang":
         time.sleep(60)
@@ -46,28 +46,23 @@ def play(item: Item, spec: PreprocessSpec, crops: str, limits: Limits) -> Prepar
     return PreparedPicture(np.full((1, 224, 224, 3), 7, np.uint8), reason=item.path)
 
 
-@pytest.fixture
-def played(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoding, "prepare_item", play)  # what is forked has it too
-
-
 def children() -> list[int]:
     return [int(p) for p in Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 4])
-def test_each_once_and_in_order(played: None, workers: int) -> None:
+def test_each_once_and_in_order(workers: int) -> None:
     names = [f"{number}.{'slow' if number % 7 == 0 else 'png'}" for number in range(100)]
-    with prepared(items(*names), SPEC, "center", Limits(), workers, 5) as pictures:
+    with prepared(items(*names), play, 8, workers, 5) as pictures:
         found = [(item.path, picture.reason) for item, picture in pictures]
     assert found == [(name, name) for name in names]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_picture_costs_itself_only(played: None, workers: int) -> None:
+def test_a_picture_costs_itself_only(workers: int) -> None:
     names = ["0.png", "1.hang", "2.png", "3.crash", "4.crash", "5.exit", "6.png", "7.hang", "8.png"]
     started = time.monotonic()
-    with prepared(items(*names), SPEC, "center", Limits(timeout_s=0.6), workers, 4) as pictures:
+    with prepared(items(*names), play, 0.6, workers, 4) as pictures:
         found = [(item.path, picture.reason, picture.status) for item, picture in pictures]
     assert time.monotonic() - started < 15
     assert [path for path, _, _ in found] == names
@@ -86,24 +81,33 @@ def test_a_picture_costs_itself_only(played: None, workers: int) -> None:
     assert reasons["5.exit"] == "the process that decoded it ended with exit code 7"
 
 
-def test_a_process_that_the_system_ends_is_an_error(played: None) -> None:
+def test_a_process_that_the_system_ends_is_an_error() -> None:
     with (
         pytest.raises(LostProcessError, match=r"was ended by SIGKILL at 2\.killed; .*memory"),
-        prepared(items("0.png", "1.png", "2.killed", "3.png"), SPEC, "center", Limits(), 2, 4) as pictures,
+        prepared(items("0.png", "1.png", "2.killed", "3.png"), play, 8, 2, 4) as pictures,
     ):
         list(pictures)
 
 
-def test_nobody_is_left_behind(played: None) -> None:
+def test_processes_that_are_no_copies(tmp_path: Path) -> None:
+    """As in an actor of Ray, whose threads a copy would not have."""
+    Image.new("RGB", (20, 10)).save("a.png")
+    prepare = partial(prepare_item, spec=SPEC, crops="center", limits=Limits())
+    with prepared(items("a.png", "no.png"), prepare, 8, 1, 4, "spawn") as pictures:
+        found = [(picture.status, picture.size) for _, picture in pictures]
+    assert found == [("ok", (20, 10)), ("undecodable", None)]
+
+
+def test_nobody_is_left_behind() -> None:
     before = children()
     endless = (Item.of_file(f"{number}.png") for number in count())
-    with prepared(endless, SPEC, "center", Limits(), 3, 4) as pictures:
+    with prepared(endless, play, 8, 3, 4) as pictures:
         assert len(list(islice(pictures, 10))) == 10
         assert len(children()) == len(before) + 3
     assert children() == before
 
 
-def test_taken_ahead_within_bounds(played: None) -> None:
+def test_taken_ahead_within_bounds() -> None:
     taken = 0
 
     def counted() -> Iterator[Item]:
@@ -111,18 +115,18 @@ def test_taken_ahead_within_bounds(played: None) -> None:
         for taken in range(1, 1000):
             yield Item.of_file(f"{taken}.png")
 
-    with prepared(counted(), SPEC, "center", Limits(), 2, 5) as pictures:
+    with prepared(counted(), play, 8, 2, 5) as pictures:
         next(pictures)
         time.sleep(0.5)
         assert taken <= 1 + 2 * 5
 
 
-def test_an_error_of_the_items_comes_through(played: None) -> None:
+def test_an_error_of_the_items_comes_through() -> None:
     def failing() -> Iterator[Item]:
         yield Item.of_file("a.png")
         raise OSError("the list is gone")
 
-    with prepared(failing(), SPEC, "center", Limits(), 2, 5) as pictures, pytest.raises(OSError, match="the list is gone"):
+    with prepared(failing(), play, 8, 2, 5) as pictures, pytest.raises(OSError, match="the list is gone"):
         list(pictures)
 
 

@@ -118,6 +118,7 @@ class RaySettings(Settings):
 class PredictSettings(DetectorSettings):
     """Settings of ``mirror_pl.predict``."""
 
+    dedupe: bool
     engine: Literal["local", "ray"]
     ray: RaySettings
 

@@ -33,6 +33,7 @@ class PreparedPicture:
         size: Of the decoded image, width and height.
         status: As in `Prediction`.
         reason: Likewise.
+        digest: Of the file's bytes and suffix, where that was asked for; else empty.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -40,6 +41,7 @@ class PreparedPicture:
     size: tuple[int, int] | None = None
     status: str = "ok"
     reason: str = ""
+    digest: bytes = b""
 
 
 def prepare(picture: Picture, spec: PreprocessSpec, crops: str = "center", suffix: str | None = None) -> PreparedPicture:

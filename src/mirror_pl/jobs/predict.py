@@ -34,6 +34,7 @@ from mirror_pl.prediction import (
     score,
     workers_of,
 )
+from mirror_pl.prediction.duplicates import Duplicates
 from mirror_pl.prediction.engine import LARGEST_BATCH
 from mirror_pl.prediction.on_ray import MOST_TRIES, Work, connected, packed, room_for, score_on_ray
 from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
@@ -109,10 +110,12 @@ class _Job:
             self._on_ray(facts, self.cluster)
         self.clock.lap("score")
         _say_passed_over(self.passed_over, console)
-        if not output.done().rows and settings.share[1] == 1 and not output.tally.total:
+        number, of = settings.share
+        if of == 1 and not output.tally.total and not output.done().rows:
             raise DataError(f"input: there is no picture in {name_list(settings.input)}; nothing is written")
         if not output.complete(_record(settings, facts, weights, output, self.device, self.clock)):
-            number, of = settings.share
+            if of == 1:
+                raise RuntimeError(f"predict: {output.left_over():,} units came back without all their rows")
             print_plain(
                 f"Share {number} of {of} is done; {output.left_over():,} units are left to others. Who ends last writes "
                 f"{output.path}",
@@ -130,6 +133,7 @@ class _Job:
         given = entries(settings.input, passed_over=self.passed_over)
         items = output.begin(facts, given, self.together, self.passed_over)
         self._say_resumed()
+        duplicates = Duplicates(output.scratch("seen")) if settings.dedupe else None
         predictions = score(
             items,
             detector,
@@ -138,6 +142,7 @@ class _Job:
             num_workers=workers_of(settings.num_workers),
             precision=settings.precision,
             limits=self.limits,
+            duplicates=duplicates,
             on_batch=None if maps is None else maps.add_batch,
         )
         everywhere = (lambda: output.done().rows) if settings.share[1] > 1 else None
@@ -146,6 +151,10 @@ class _Job:
             for item, prediction in predictions:
                 output.add(item, prediction)
                 shown.advance()
+        if duplicates is not None:
+            print_plain(
+                f"Duplicates: {duplicates.count:,} pictures equal one before, and are not scored again", self.console
+            )
 
     def _on_ray(self, facts: Mapping[str, Any], cluster: Mapping[str, float]) -> None:
         """Score on a cluster, whose actors write into the store."""
@@ -166,6 +175,7 @@ class _Job:
             num_workers=max(1, int(ray.num_cpus)) if settings.num_workers is None else settings.num_workers,
             precision=settings.precision,
             limits=self.limits,
+            dedupe=settings.dedupe,
             every_s=settings.save_every_s,
             device=self.device.type,
         )
@@ -254,7 +264,7 @@ def _say(output: Output, console: Console) -> None:
 
 
 def _raise_if_incomplete(tally: Tally, output: Output) -> None:
-    if not tally.scored:
+    if tally.total and not tally.scored:
         raise DataError(f"none of the {tally.total:,} pictures has a score; the reasons are in {printable(output.path)}")
     if tally.scored < tally.total:
         raise IncompleteRunError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mirror_pl.detectors import CropScore, Prediction
@@ -27,23 +28,45 @@ class Duplicates:
         self._said.execute("PRAGMA synchronous = OFF")  # what a power cut takes is scored again
         self._said.execute("CREATE TABLE IF NOT EXISTS said (file BLOB PRIMARY KEY, prediction TEXT) WITHOUT ROWID")
 
-    def find(self, picture: PreparedPicture) -> Prediction | None:
-        """Return what was said of an equal file; None where there was none.
+    def once(
+        self, pictures: Sequence[PreparedPicture], predict: Callable[[list[PreparedPicture]], list[Prediction]]
+    ) -> list[Prediction]:
+        """Return what is said of each picture; one whose file equals another's, here or before, is not scored again.
 
         Args:
-            picture: With its `digest`; one without, such as an unreadable file, equals none.
+            pictures: With their digests; one without, such as an unreadable file, equals none.
+            predict: Scores pictures.
         """
+        found = [self._find(picture) for picture in pictures]
+        new: dict[bytes | int, int] = {}
+        for place, picture in enumerate(pictures):
+            if found[place] is None:
+                new.setdefault(picture.digest or place, place)
+        places = list(new.values())
+        for place, prediction in zip(places, predict([pictures[place] for place in places]), strict=True):
+            found[place] = prediction
+            self._add(pictures[place], prediction)
+        said = [prediction or self._find(picture) for prediction, picture in zip(found, pictures, strict=True)]
+        self.count += len(pictures) - len(places)
+        return [prediction for prediction in said if prediction is not None]
+
+    def _find(self, picture: PreparedPicture) -> Prediction | None:
         found = self._said.execute("SELECT prediction FROM said WHERE file = ?", (picture.digest,)).fetchone()
-        if not picture.digest or found is None:
+        if found is None:
             return None
         logit, p_fake, status, reason, crops, evidence = json.loads(found[0])
-        self.count += 1
         scores = tuple(CropScore(crop, value) for crop, value in zip(picture.plan, crops, strict=True))
         return Prediction(logit, p_fake, status, reason, picture.size, scores, evidence)
 
-    def add(self, picture: PreparedPicture, prediction: Prediction) -> None:
-        """Note what was said of a file."""
+    def _add(self, picture: PreparedPicture, prediction: Prediction) -> None:
         if picture.digest:
-            said = [prediction.logit, prediction.p_fake, prediction.status, prediction.reason]
-            said += [[score.logit for score in prediction.crops], dict(prediction.evidence)]
+            logits = [score.logit for score in prediction.crops]
+            said = (
+                prediction.logit,
+                prediction.p_fake,
+                prediction.status,
+                prediction.reason,
+                logits,
+                dict(prediction.evidence),
+            )
             self._said.execute("INSERT OR IGNORE INTO said VALUES (?, ?)", (picture.digest, json.dumps(said)))

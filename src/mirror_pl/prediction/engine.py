@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby, islice
 from typing import Final, TypeAlias
 
@@ -15,8 +16,9 @@ from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.decoding import Prepared, prepared
+from mirror_pl.prediction.duplicates import Duplicates
 from mirror_pl.prediction.inputs import Item
-from mirror_pl.prediction.pictures import Limits
+from mirror_pl.prediction.pictures import Limits, prepare_item
 
 Batch: TypeAlias = Sequence[tuple[Item, PreparedPicture, Prediction]]
 LARGEST_BATCH: Final = {"cpu": 16, "cuda": 256}
@@ -33,6 +35,8 @@ def score(
     num_workers: int = 0,
     precision: str = "32-true",
     limits: Limits | None = None,
+    duplicates: Duplicates | None = None,
+    start: str | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> Iterator[tuple[Item, Prediction]]:
     """Score items, and yield each with its prediction, in their order.
@@ -49,6 +53,8 @@ def score(
         num_workers: Processes that decode; with 0, this one does, and a picture that takes for ever does so.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         limits: What a picture may cost; None is the default.
+        duplicates: Knows equal files, which are scored once; None scores each.
+        start: How decoding processes are started; see `prepared`.
         on_batch: Called with each batch before it is yielded, for what needs the pixels too, such as maps.
 
     Raises:
@@ -58,17 +64,16 @@ def score(
     policy, limits = policy or detector.protocol, limits or Limits()
     at_once = pictures_at_once(batch_size, policy)
     ahead = 2 * (at_once + num_workers)
-    scorer = SplittingScorer(detector)
-    with prepared(items, detector.spec, policy.crops, limits, num_workers, ahead) as pictures:
+    predict = partial(
+        predict_all, detector, policy=policy, batch_size=batch_size, precision=precision, scorer=SplittingScorer(detector)
+    )
+    prepare = partial(
+        prepare_item, spec=detector.spec, crops=policy.crops, limits=limits, with_digest=duplicates is not None
+    )
+    with prepared(items, prepare, limits.timeout_s, num_workers, ahead, start) as pictures:
         for batch in _batches(pictures, at_once):
-            predictions = predict_all(
-                detector,
-                [picture for _, picture in batch],
-                policy=policy,
-                batch_size=batch_size,
-                precision=precision,
-                scorer=scorer,
-            )
+            shown = [picture for _, picture in batch]
+            predictions = predict(shown) if duplicates is None else duplicates.once(shown, predict)
             if on_batch is not None:
                 on_batch([(*pair, prediction) for pair, prediction in zip(batch, predictions, strict=True)])
             yield from ((item, prediction) for (item, _), prediction in zip(batch, predictions, strict=True))

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.errors import ConfigError, LostProcessError
+from mirror_pl.prediction.duplicates import Duplicates
 from mirror_pl.prediction.engine import pictures_at_once, score
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.prediction.pictures import Limits
@@ -46,6 +47,7 @@ class Work:
         num_workers: Likewise; of each actor.
         precision: Likewise.
         limits: Likewise.
+        dedupe: Whether an actor scores equal files once.
         every_s: See `Recorder`.
         device: Of each actor.
         folder: That relative paths start from, on every node.
@@ -58,6 +60,7 @@ class Work:
     num_workers: int
     precision: str
     limits: Limits
+    dedupe: bool
     every_s: float
     device: str
     folder: str = field(default_factory=os.getcwd)
@@ -70,6 +73,7 @@ class UnitScorer:
         os.chdir(work.folder)
         self._work = work
         self._detector = work.load().to(work.device)
+        self._duplicates = Duplicates() if work.dedupe else None
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[int]]:
         """Score the units of a batch.
@@ -132,6 +136,8 @@ class UnitScorer:
             num_workers=work.num_workers,
             precision=work.precision,
             limits=work.limits,
+            duplicates=self._duplicates,
+            start="spawn",  # an actor has threads of Ray's
         )
 
 

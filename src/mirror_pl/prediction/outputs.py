@@ -186,6 +186,10 @@ class Output:
         key = sha256(json.dumps(before, sort_keys=True).encode()).digest()
         self._recorder = Recorder(Store(self.partial, key), together, self._save_every_s)
 
+    def scratch(self, name: str) -> Path:
+        """Return a file of this share's own in the store, which no reader takes for a part, and which goes with it."""
+        return self.partial / f"_{name}.{self._share[0]}-of-{self._share[1]}"
+
     def add(self, item: Item, prediction: Prediction) -> None:
         """Take the prediction of the next item of those that `begin` returned.
 
@@ -285,6 +289,9 @@ class Output:
                 kept.add(name)
         for name in set(self.store.names()) - kept:
             (self.partial / f"{name}{SUFFIX}").unlink()
+        for scratch in self.partial.glob("_*"):
+            if scratch.name != _FACTS:
+                shutil.rmtree(scratch) if scratch.is_dir() else scratch.unlink()
 
     def _complete_record(self) -> dict[str, Any] | None:
         """Return the record of the output, if both are there and belong together."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from PIL import Image
@@ -50,8 +51,18 @@ class Limits:
 _EXTRA_BYTES: Final = 2**26
 
 
-def prepare_item(item: Item, spec: PreprocessSpec, crops: str, limits: Limits) -> PreparedPicture:
-    """Decode an item and cut its crops, as `prepare` does; whatever goes wrong is the picture's reason."""
+def prepare_item(
+    item: Item, spec: PreprocessSpec, crops: str, limits: Limits, *, with_digest: bool = False
+) -> PreparedPicture:
+    """Decode an item and cut its crops, as `prepare` does; whatever goes wrong is the picture's reason.
+
+    Args:
+        item: What to decode.
+        spec: The detector's recipe.
+        crops: See `plan_crops`.
+        limits: What it may cost.
+        with_digest: Whether to read its bytes for a hash, too.
+    """
     if item.problem:
         return PreparedPicture(None, status="undecodable", reason=item.problem)
     try:
@@ -63,7 +74,12 @@ def prepare_item(item: Item, spec: PreprocessSpec, crops: str, limits: Limits) -
                 reason=f"a file of {size:,} bytes; no picture within max_megapixels={limits.max_megapixels:g} has so many",
             )
         with _refusing_more_than(limits.pixels):
-            return prepare(item.source, spec, crops, item.suffix)
+            found = prepare(item.source, spec, crops, item.suffix)
+        if with_digest and found.pixels is not None:
+            content = hashlib.sha256(item.source.read_bytes())
+            content.update(item.suffix.encode("utf-8", "surrogateescape"))  # which a recipe goes by
+            found = replace(found, digest=content.digest())
+        return found
     except Exception as error:  # of a missing file, or of memory: a row each, and never the run
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         return PreparedPicture(None, status="undecodable", reason=f"{type(error).__name__}: {reason or 'no message'}")
