@@ -89,11 +89,12 @@ def test_a_process_that_the_system_ends_is_an_error() -> None:
         list(pictures)
 
 
-def test_processes_that_are_no_copies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("start", ["spawn", "forkserver"])
+def test_processes_that_are_no_copies(start: str) -> None:
     """As in an actor of Ray, whose threads a copy would not have."""
     Image.new("RGB", (20, 10)).save("a.png")
     prepare = partial(prepare_item, spec=SPEC, crops="center", limits=Limits())
-    with prepared(items("a.png", "no.png"), prepare, 8, 1, 4, "spawn") as pictures:
+    with prepared(items("a.png", "no.png"), prepare, 8, 1, 4, start) as pictures:
         found = [(picture.status, picture.size) for _, picture in pictures]
     assert found == [("ok", (20, 10)), ("undecodable", None)]
 

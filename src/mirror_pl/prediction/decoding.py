@@ -1,9 +1,9 @@
 """Pictures are decoded in processes of their own, which a picture may hang or crash: it costs itself a score, and no more.
 
 A loader of torch's does not do that: when one of its processes ends, so does the loader, and no file is ever given up.
-Pebble's pool was measured beside this one (version 5.2.3, two processes): 171 against 174 images/s on a JPEG of 0.2 megapixels,
-555 against 946 on tiny ones. It gives pictures up by the clock, also those that were on their way when all was suspended; and it
-waits three seconds for each that hangs and ignores SIGTERM, as these processes must.
+Pebble's pool (5.2.3) was measured beside this one, with two processes: 171 against 174 images/s on JPEGs of 0.2 megapixels,
+555 against 946 on tiny ones. It gives pictures up by the clock, also where all was suspended meanwhile; and it waits three
+seconds for each process that hangs and ignores SIGTERM, as these must.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def prepared(
         timeout_s: An item that takes longer is given up.
         num_workers: Processes; with 0, pictures are decoded by who takes them, and no time limit holds.
         ahead: Pictures that may be on their way, or wait to be taken, at a time; two a process there are in any case.
-        start: How processes are started, by multiprocessing's names. None forks on Linux, which is safe but in a process with
-            threads that hold locks, such as an actor of Ray.
+        start: How processes are started, by multiprocessing's names. None forks on Linux, which is safe but where threads
+            hold locks, as in an actor of Ray: there ``forkserver`` is, and as fast from the second process on.
 
     Raises:
         LostProcessError: While iterating, if the system ends a process, as it does when memory runs out.
@@ -67,6 +67,8 @@ def prepared(
     if num_workers == 0:
         yield ((item, prepare(item)) for item in items)
         return
+    if start == "forkserver":  # which is begun once, and copied for each process
+        multiprocessing.set_forkserver_preload(["mirror_pl.prediction.pictures"])
     pool = _Pool(items, prepare, timeout_s, num_workers, ahead, start or ("fork" if _FORKS else "spawn"))
     try:
         yield iter(pool)

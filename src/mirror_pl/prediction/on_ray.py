@@ -137,7 +137,7 @@ class UnitScorer:
             precision=work.precision,
             limits=work.limits,
             duplicates=self._duplicates,
-            start="spawn",  # an actor has threads of Ray's
+            start="forkserver",  # an actor has threads of Ray's
         )
 
 
