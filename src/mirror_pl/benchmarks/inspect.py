@@ -79,8 +79,8 @@ def inspect_subsets(index: BenchmarkIndex) -> list[SubsetFiles]:
 def find_duplicates(index: BenchmarkIndex) -> list[tuple[str, str]]:
     """Find images that are both real and fake, to the byte: pairs of a real's and a fake's path.
 
-    Only files whose size occurs in both classes are read, and all of Parquet files, which do not say their images' sizes. Empty
-    files, and what has no size, are no images.
+    Only files whose size occurs in both classes are read, and all of Parquet files, which do not say their images' sizes.
+    Empty files, and what has no size, are no images.
     """
     sizes = index.sizes.copy()
     digests: dict[int, str] = {}

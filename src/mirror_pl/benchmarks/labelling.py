@@ -40,8 +40,8 @@ def labels_of(
 ) -> list[LabelledFolder]:
     """Label the images of a walk: by a table, or by the names of folders.
 
-    Of the names that a folder lies under, the innermost that decides one does; where none does, a Parquet file's label column
-    does; where no folder has a label at all, all are as bare. A layout with a table has no such names.
+    Of the names that a folder lies under, the innermost that decides one does; where none does, a Parquet file's label
+    column does; where no folder has a label at all, all are as bare. A layout with a table has no such names.
 
     Args:
         listed: The walk.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from mirror_pl.benchmarks.index import PassedOver
 from mirror_pl.benchmarks.label_rows import LabelRows
-from mirror_pl.benchmarks.labelling import LABEL_VALUES, LabelledFolder, by_column, by_rows
-from mirror_pl.benchmarks.manifest import LabelTable
+from mirror_pl.benchmarks.labelling import LabelledFolder, labels_of
+from mirror_pl.benchmarks.manifest import LabelTable, Layout
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
@@ -88,8 +88,8 @@ def find_training_images(
         root: Folder below which images are labelled by the innermost folder they lie in that `LABEL_FOLDERS` names:
             GenImage's layout, and the one of ``0_real`` and ``1_fake``. If any of them lies in a folder ``train``, all in a
             folder ``val`` or ``test`` are passed over, also those of other generators, which are no more to be trained on.
-            Without any folder ``train`` they are taken: the root was named for them. Where no folder decides, the label column
-            of a Parquet file does.
+            Without any folder ``train`` they are taken: the root was named for them. Where no folder decides, a Parquet file's
+            label column does.
         suffixes: File suffixes of images, lower case, with the dot; the case of a file's own suffix does not matter.
         extra_real: Folders of reals of which `extra_reals_per_fake` are drawn for each fake, as the published training code
             does from MSCOCO. None is drawn twice before each was once. Used only where both classes are wanted.
@@ -212,98 +212,100 @@ class _Search:
 
     def add(self, key: str, path: Path, label: int, column: _Column) -> None:
         """Take every image below `path`."""
-        listed = self._walk(path)
-        self._check(key, path, listed)
-        self._take(f"{key}={path}", listed, [(folder, label, column) for folder in listed.folders])
+        listed, parts = self._find(key, path, lambda listed: [LabelledFolder(folder, label) for folder in listed.folders])
+        self._take(f"{key}={path}", listed, [(part.folder, label, column) for part in parts])
 
     def add_root(self, path: Path, table: LabelTable | None) -> None:
         """Take what has a label, by its folders or by a table, and lies in no folder that is held out."""
-        key = "data.root"
+        layout = Layout((".",), {}, LABEL_FOLDERS, table=table)
         rows = None if table is None or table.file is None else LabelRows(Path(table.file), table, "data.labels_file")
-        listed = self._walk(path)
-        labelled = _labelled(listed, table, rows)
-        if not is_shard(path) and not any(part.folder.names and part.label is not None for part in labelled):
-            column = table.label if table is not None and rows is None else None
-            in_shards = self._walk(path, shards=True, label=column)
-            if any(folder.shard for folder in in_shards.folders):
-                listed, labelled = in_shards, _labelled(in_shards, table, rows)
-        self._check(key, path, listed)
+
+        def label(listed: Walk) -> list[LabelledFolder]:
+            return labels_of(listed, layout, rows, ["/".join(folder.parts) for folder in listed.folders])
+
+        listed, parts = self._find("data.root", path, label, None if table is None or rows is not None else table.label)
         has_train = any(
-            folder.names and label is not None and TRAIN_FOLDER in _folded(folder) for folder, label, _ in labelled
+            part.folder.names and part.label is not None and TRAIN_FOLDER in _folded(part.folder) for part in parts
         )
         taken = []
-        for folder, label, why in labelled:
+        for folder, label_here, why in parts:
             reason = why
-            if label is None:
-                pass
-            elif has_train and HELD_OUT_FOLDERS & set(_folded(folder)):
+            if label_here is not None and has_train and HELD_OUT_FOLDERS & set(_folded(folder)):
                 reason = "in a folder val or test, while others are in a folder train"
-            elif label not in self.wanted:
-                reason = f"{LABEL_NAMES[label]}, which is not trained on"
-            if reason or label is None:
+            elif label_here is not None and label_here not in self.wanted:
+                reason = f"{LABEL_NAMES[label_here]}, which is not trained on"
+            if rows is not None:
+                rows.use("/".join((*folder.parts, name)) for name in folder.names)
+            if reason or label_here is None:
                 for name in folder.names:
                     self.passed_over.add(reason, str(listed.path.joinpath(*folder.parts, name)))
             else:
-                taken.append((folder, label, self.columns[label]))
-        for row in rows.unused if rows is not None else ():
-            self.passed_over.add(f"a row of {Path(str(table.file)).name} without an image", row)
+                taken.append((folder, label_here, self.columns[label_here]))
+        for key in rows.unused if rows is not None else ():
+            self.passed_over.add("a row of data.labels_file without an image", key)
         if not any(folder.names for folder, _, _ in taken):
             seen = f" Passed over: {self.passed_over.counts}." if self.passed_over.counts else ""
             raise DataError(
                 f"data.root: no image to train on in {path}.{seen} Put images into folders {_KNOWN} below it, or give "
                 "folders of one class as data.real=[FOLDER] and data.fake=[FOLDER]"
             )
-        self._take(f"{key}={path}", listed, taken)
+        self._take(f"data.root={path}", listed, taken)
 
-    def _walk(self, path: Path, *, shards: bool = False, label: str | None = None) -> Walk:
-        return cached_walk(path, self.suffixes, frozenset(), self.cache, shards, label)
-
-    def _check(self, key: str, path: Path, listed: Walk) -> None:
-        """Note what of a walk is no image, and see that there is one."""
+    def _find(
+        self, key: str, path: Path, label: Callable[[Walk], list[LabelledFolder]], column: str | None = None
+    ) -> tuple[Walk, list[LabelledFolder]]:
+        """List and label what is below `path`: its own images or, where none of them has a label, those in its shards."""
+        example = f"{key}=FOLDER" if key == "data.root" else f"{key}=[FOLDER]"
+        if not path.is_dir() and not is_shard(path):
+            kind = "is a file, not a folder" if path.exists() else "does not exist"
+            raise DataError(f"{key}: {path} {kind}; give a folder of images, or a shard, as {example}")
+        listed, parts = Walk(path), list[LabelledFolder]()
+        for shards in (False, True):
+            listed = cached_walk(path, self.suffixes, frozenset(), self.cache, shards, column)
+            parts = label(listed)
+            if any(part.folder.names and part.label is not None for part in parts):
+                break
         for name, reason in listed.unreadable.items():
             self.unreadable[str(listed.path if name == "." else listed.path / name)] = reason
         for folder in listed.folders:
+            place = listed.path.joinpath(*folder.parts)
             for name in folder.others:
-                place = str(path.joinpath(*folder.parts, name))
-                self.passed_over.add(f"suffix {suffix_of(name) or '(none)'}", place)
+                self.passed_over.add(f"suffix {suffix_of(name) or '(none)'}", str(place / name))
             for name, problem in folder.problems.items():
-                self.passed_over.add(problem, str(listed.path.joinpath(*folder.parts, name)))
+                self.passed_over.add(problem, str(place / name))
         if not any(folder.names for folder in listed.folders):
             why = "".join(f" Unreadable: {name}: {reason}." for name, reason in listed.unreadable.items())
             raise DataError(
-                f"{key}: no image in {path}, where names end in {', '.join(sorted(self.suffixes))}.{why} Give a folder of "
-                f"images as {example}"
+                f"{key}: no image in {path}, where names end in {', '.join(sorted(self.suffixes))}, or in a shard there "
+                f"({', '.join(sorted(SHARD_SUFFIXES))}).{why} Give a folder of images as {example}"
             )
-        return listed
+        return listed, parts
 
-    def _take(self, key: str, listed: Walk, labelled: Sequence[tuple[Folder, int, _Column]]) -> None:
+    def _take(self, given: str, listed: Walk, labelled: Sequence[tuple[Folder, int, _Column]]) -> None:
         folder_id = len(self.folders)
         self.folders.append(listed.path)
-        given = f"{key}={listed.path}"
         for folder, label, column in labelled:
             if not folder.names:
                 continue
-            place = os.path.realpath(listed.path.joinpath(*folder.parts))
-            before = self.taken.get(place)
-            if before is not None and before[0] != label:
-                image = listed.path.joinpath(*folder.parts, folder.names[0])
-                raise DataError(
-                    f"{image} is both {LABEL_NAMES[before[0]]}, by {before[1]}, and {LABEL_NAMES[label]}, by {given}; give "
-                    "each folder under one label only"
-                )
-            if before is not None:
+            path = listed.path.joinpath(*folder.parts)
+            taken = self.taken.setdefault(os.path.realpath(path), {})
+            if label in taken:
                 continue
-            self.taken[place] = label, given
+            for other, before in taken.items():
+                if before != (given, path):  # else a table says so of images in one folder
+                    raise DataError(
+                        f"{path / folder.names[0]} is both {LABEL_NAMES[other]}, by {before[0]}, and {LABEL_NAMES[label]}, "
+                        f"by {given}; give each folder under one label only"
+                    )
+            taken[label] = given, path
             start = "".join(f"{part}/" for part in folder.parts)
             column.paths += [start + name for name in folder.names]
             column.folder_ids += [folder_id] * len(folder.names)
             column.sizes += folder.sizes
             column.mtimes += folder.mtimes
-
-
-def _label(folder: Folder) -> int | None:
-    """Return the label that the innermost folder of a known name gives; None where there is none."""
-    return next((LABEL_FOLDERS[part] for part in reversed(_folded(folder)) if part in LABEL_FOLDERS), None)
+            shard = self.shards.setdefault(folder.shard, len(self.shards)) if folder.shard else -1
+            column.shard_ids += [shard] * len(folder.names)
+            column.offsets += folder.offsets or [-1] * len(folder.names)
 
 
 def _folded(folder: Folder) -> tuple[str, ...]:
