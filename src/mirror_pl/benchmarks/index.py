@@ -227,7 +227,7 @@ class _Search:
         for group in dict.fromkeys(shared.values()):
             folder = self._shared_folder(group, reals)
             if folder is not None:
-                listed = self._walk(folder)
+                listed = self._walk_reals(folder)
                 self._add(groups.index(group), listed, labels_of_reals(listed), None)
         for rows in self.rows.values():
             for key in rows.unused:
@@ -332,8 +332,12 @@ class _Search:
         return pairs
 
     def _has_reals(self, folder: Path) -> bool:
+        return any(part.folder.names and part.label == REAL for part in labels_of_reals(self._walk_reals(folder)))
+
+    def _walk_reals(self, folder: Path) -> Walk:
+        """List a folder of reals; its shards only where it has no image of its own."""
         listed = self._walk(folder)
-        return any(part.folder.names and part.label == REAL for part in labels_of_reals(listed))
+        return listed if any(part.names for part in listed.folders) else self._walk(folder, shards=True)
 
     def _shared_folder(self, group: str, reals: Path | None) -> Path | None:
         if group == USER_REALS:
@@ -356,18 +360,18 @@ class _Search:
             for name in folder.others:
                 suffix = Path(name).suffix.lower() or "(none)"
                 self.passed_over.add(f"suffix {suffix}", _join(prefix, name))
+            start = f"{prefix}/" if prefix else ""
+            paths = [start + name for name in folder.names]
+            if rows is not None:
+                rows.use(paths)
             if label is not None:
-                start = f"{prefix}/" if prefix else ""
-                paths = [start + name for name in folder.names]
-                if rows is not None:
-                    rows.use(paths)
                 class_name = "" if layout is None else class_of(folder, layout)
                 shard = _join(base, folder.shard) if folder.shard else ""
                 offsets = folder.offsets or [-1] * len(paths)
                 self.columns.append(_Column(paths, group, label, class_name, folder.sizes, folder.mtimes, shard, offsets))
             elif layout is not None:
-                for name in folder.names:
-                    self.passed_over.add(reason, _join(prefix, name))
+                for path in paths:
+                    self.passed_over.add(reason, path)
 
     def _relative(self, path: Path) -> str:
         inside = path.is_relative_to(self.data_root)

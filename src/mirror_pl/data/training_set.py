@@ -88,8 +88,8 @@ def find_training_images(
         root: Folder below which images are labelled by the innermost folder they lie in that `LABEL_FOLDERS` names:
             GenImage's layout, and the one of ``0_real`` and ``1_fake``. If any of them lies in a folder ``train``, all in a
             folder ``val`` or ``test`` are passed over, also those of other generators, which are no more to be trained on.
-            Without any folder ``train`` they are taken: the root was named for them. Where no folder decides, a Parquet file's
-            label column does.
+            Without any folder ``train`` they are taken: the root was named for them. Where no folder decides, a Parquet
+            file's label column does.
         suffixes: File suffixes of images, lower case, with the dot; the case of a file's own suffix does not matter.
         extra_real: Folders of reals of which `extra_reals_per_fake` are drawn for each fake, as the published training code
             does from MSCOCO. None is drawn twice before each was once. Used only where both classes are wanted.
