@@ -73,7 +73,7 @@ def test_a_kept_listing_of_rows_is_equal_until_the_file_changes(tmp_path: Path) 
     assert contents(first) == contents(second)
     assert len(first) == 4
     assert first.passed_over == second.passed_over
-    assert set(first.passed_over.counts) == {"labelled 'x', which is not known", "a name that leads out of the shard, by .."}
+    assert set(first.passed_over.counts) == {"a label that is not known: 'x'", "a name that leads out of the shard, by .."}
     assert first.fingerprint() == second.fingerprint() == index(tmp_path / "data").fingerprint()
     assert write([(*picture[:2], picture[2] * 100) for picture in ANY]).fingerprint() != first.fingerprint()
 
@@ -140,9 +140,9 @@ def test_what_has_no_partner_is_counted(tmp_path: Path) -> None:
     found = index(tmp_path / "data", str(tmp_path / "t.csv"))
     assert contents(found) == {"1_fake/a.png": (0, b"real a"), "1_fake/c.jpg": (1, b"fake c")}
     assert found.passed_over.counts == {
-        "labelled 'maybe', which is not known": 1,
+        "a label that is not known: 'maybe'": 1,
         "no row in t.csv": 1,
-        "a row of t.csv without an image": 2,
+        "a row in t.csv but no image": 2,
     }
     assert found.class_names == ("",)
 
@@ -215,9 +215,7 @@ def test_a_manifest_may_have_a_table(tmp_path: Path) -> None:
     assert found.labels.tolist() == [0, 0, 1, 1] * 2
     assert [Path(path).name for path in found.paths] == [name for name, _, _ in pictures]
     (tmp_path / "set/two/x.zip").unlink()
-    assert (
-        index_benchmark(manifest, tmp_path, IMAGE_SUFFIXES).passed_over.counts["a row of labels.csv without an image"] == 4
-    )
+    assert index_benchmark(manifest, tmp_path, IMAGE_SUFFIXES).passed_over.counts["a row in labels.csv but no image"] == 4
     with pytest.raises(MirrorError, match="tar,zip,parquet"):
         index_benchmark(manifest, tmp_path / "set", IMAGE_SUFFIXES)
 

@@ -258,8 +258,8 @@ def test_a_table_labels_what_is_below_the_root(tmp_path: Path) -> None:
     assert found(images) == [("1_fake/b.png", 0), ("1_fake/c.png", 1)]
     assert images.passed_over.counts == {
         "no row in t.csv": 1,
-        "labelled '?', which is not known": 1,
-        "a row of data.labels_file without an image": 1,
+        "a label that is not known: '?'": 1,
+        "a row in t.csv but no image": 1,
     }
 
 

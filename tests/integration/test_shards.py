@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,25 +11,41 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from golden_set import SMALL
-from shard_files import FORMS, Pictures, golden_pictures, in_folders, settings_of, structs, write_parquet, write_zip
-from test_eval import evaluate, json_of
-from test_predict import predict
+from shard_files import FORMS, golden_pictures, in_folders, settings_of, structs, write_parquet, write_zip
 
+from mirror_pl.config.command import compose
 from mirror_pl.errors import IncompleteRunError
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs import predict as prediction
 from mirror_pl.jobs.run_images import RunPictures
 
 DETECTOR = [f"checkpoint={SMALL.checkpoint}", f"backbone.path={SMALL.backbone_path}", "batch_size=4"]
 
 
+def evaluate(output: Path, *overrides: str) -> Path:
+    settings = [f"output_dir={output}", "trainer.accelerator=cpu", "num_workers=0", *overrides]
+    evaluation.run(compose("eval", settings), named=[setting.partition("=")[0] for setting in settings])
+    return output
+
+
+def predict(inputs: list[str], output: str, *more: str) -> list[dict[str, Any]]:
+    settings = [f"input=[{','.join(inputs)}]", f"output={output}", "device=cpu", "num_workers=0", *DETECTOR, *more]
+    prediction.run(compose("predict", settings))
+    return rows_of(output)
+
+
+def rows_of(output: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(output).read_text().splitlines()]
+
+
+def record_of(run: Path, name: str) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((run / name).read_text())
+    return record
+
+
 def scores_of(run: Path) -> list[tuple[Any, ...]]:
     table = pq.read_table(run / "predictions.parquet")
     return list(zip(*(table[name].to_pylist() for name in ("label", "status", "p_fake", "logit")), strict=True))
-
-
-def with_oddities(pictures: Pictures) -> Pictures:
-    """Add a truncated one and one that is none."""
-    name, label, content = pictures[0]
-    return [*pictures, (f"x{name}", label, content[: len(content) // 2]), ("y.jpg", 1, b"no image")]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +65,7 @@ def test_an_evaluation_has_the_scores_of_files(tmp_path: Path, form: str, expect
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*")} == before
     if form in ("table", "no_path"):
         again = evaluate(tmp_path / "again", f"repeat={run}", f"output_dir={tmp_path / 'again'}")
-        assert json_of(again, "run.json")["repeat"]["identical"] == len(expected)
+        assert record_of(again, "run.json")["repeats"]["identical"] == len(expected)
     pictures = RunPictures(tmp_path / "data")
     for path in pq.read_table(run / "predictions.parquet")["path"].to_pylist()[:3]:
         assert pictures.open(path).size > (1, 1)
@@ -55,8 +73,6 @@ def test_an_evaluation_has_the_scores_of_files(tmp_path: Path, form: str, expect
 
 def test_a_cache_of_crops_tells_rows_apart(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
     FORMS["no_path"](tmp_path / "data", golden_pictures())
-    import os
-
     os.utime(tmp_path / "data/a.parquet", (1, 1))
     for run in ("one", "two"):
         settings = ["benchmark=folder", f"data_root={tmp_path / 'data'}", f"cache_dir={tmp_path / 'cache'}", *DETECTOR]
@@ -91,7 +107,9 @@ def test_what_is_wrong_is_a_row_and_the_rest_is_scored(tmp_path: Path) -> None:
     write_parquet(Path("none.parquet"), {"path": ["a.png"]})
     rows = structs([*pictures[:2], ("z.png", 0, b"no image")], paths=True).to_pylist()
     write_parquet(Path("some.parquet"), {"image": [*rows, None, {"bytes": None, "path": "null.png"}]})
-    found = predict(["bad.zip", "cut.zip", "none.parquet", "some.parquet"], "out.jsonl")
+    with pytest.raises(IncompleteRunError, match="6 of the 13 pictures have no score"):
+        predict(["bad.zip", "cut.zip", "none.parquet", "some.parquet"], "out.jsonl")
+    found = rows_of("out.jsonl")
     reasons = {row["image_path"]: row["reason"] for row in found if row["status"] != "ok"}
     assert [row["status"] for row in found].count("ok") == 7
     encrypted = f"bad.zip/0_real/{pictures[-1][0]}"
@@ -114,7 +132,7 @@ def test_an_evaluation_names_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "data/cut.zip").write_bytes((tmp_path / "data/good.zip").read_bytes()[:-9])
     with pytest.raises(IncompleteRunError, match=r"cut\.zip"):
         evaluate(tmp_path / "run", "benchmark=folder", f"data_root={tmp_path / 'data'}", *DETECTOR)
-    images = json_of(tmp_path / "run", "run.json")["images"]
+    images = record_of(tmp_path / "run", "metrics.json")
     assert images["unreadable_folders"] == {"cut.zip": "not a zip that can be read: File is not a zip file"}
     assert images["passed_over"]["a name that leads out of the shard, by .."]["files"] == 1
     assert len(scores_of(tmp_path / "run")) == len(pictures)

@@ -231,7 +231,7 @@ class _Search:
                 self._add(groups.index(group), listed, labels_of_reals(listed), None)
         for rows in self.rows.values():
             for key in rows.unused:
-                self.passed_over.add(f"a row of {rows.name} without an image", key)
+                self.passed_over.add(f"a row in {rows.name} but no image", key)
         classes = tuple(sorted({column.class_name for column in self.columns}))
         shards = {"": -1} | {
             shard: number for number, shard in enumerate(dict.fromkeys(c.shard for c in self.columns if c.shard))

@@ -104,7 +104,7 @@ def _split(folder: Folder, values: Sequence[str | None], known: Mapping[str, int
         if value is not None and label is None:
             if len(unknown) < _NAMED_VALUES:
                 unknown.add(value)
-            reason = f"labelled {value!r}, which is not known" if value in unknown else "labelled otherwise, also not known"
+            reason = f"a label that is not known: {value!r}" if value in unknown else "another label that is not known"
         parts.setdefault((label, reason), []).append(image)
     found = [LabelledFolder(folder.only(images), *kind) for kind, images in parts.items() if images]
     whole = LabelledFolder(replace(folder.only([]), others=folder.others, problems=folder.problems), None)

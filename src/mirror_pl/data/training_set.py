@@ -241,8 +241,9 @@ class _Search:
                     self.passed_over.add(reason, str(listed.path.joinpath(*folder.parts, name)))
             else:
                 taken.append((folder, label_here, self.columns[label_here]))
-        for key in rows.unused if rows is not None else ():
-            self.passed_over.add("a row of data.labels_file without an image", key)
+        if rows is not None:
+            for key in rows.unused:
+                self.passed_over.add(f"a row in {rows.name} but no image", key)
         if not any(folder.names for folder, _, _ in taken):
             seen = f" Passed over: {self.passed_over.counts}." if self.passed_over.counts else ""
             raise DataError(

@@ -39,7 +39,7 @@ def _problem(info: zipfile.ZipInfo) -> str:
         return "an encrypted member of the zip"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         name = _METHODS.get(info.compress_type, f"method {info.compress_type}")
-        return f"compressed by {name}; of a zip, stored and deflated members are read"
+        return f"a compression that is not read, {name}; stored and deflated members are"
     if stat.S_ISLNK(info.external_attr >> 16):
         return "a symbolic link in the zip"
     return ""
