@@ -292,6 +292,27 @@ def test_labels_of_rows(tmp_path: Path) -> None:
         labels({"n": [1, 2, 3]}, column="made")
 
 
+def test_a_small_file_that_says_much_fills_no_memory(tmp_path: Path) -> None:
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 3000, pa.int32()), pa.array(["p" * 300_000]))
+    contents = pa.array([random.Random(row).randbytes(40) for row in range(3000)])
+    image = pa.StructArray.from_arrays([contents, long], ["bytes", "path"])
+    pq.write_table(pa.table({"image": image, "label": long}), tmp_path / "x.parquet", store_schema=False)
+    pq.write_table(pa.table({"image": pa.nulls(10**6, pa.binary())}), tmp_path / "y.parquet")
+    assert (tmp_path / "x.parquet").stat().st_size < 10**6
+    pool = pa.proxy_memory_pool(pa.default_memory_pool())
+    default = pa.default_memory_pool()
+    pa.set_memory_pool(pool)
+    try:
+        (folder,) = list_shard(tmp_path / "x.parquet", (), SUFFIXES)
+        with pytest.raises(OSError, match=r"bytes that says it holds 1,000,000 pictures"):
+            list_shard(tmp_path / "y.parquet", (), SUFFIXES)
+    finally:
+        pa.set_memory_pool(default)
+    assert folder.names[:2] == ["0000", "0001"]
+    assert set(folder.labels) == {"p" * 100}
+    assert 0 < pool.max_memory() < 10**8
+
+
 @pytest.mark.parametrize("columns", [{"image": ["a.png"], "n": [1]}, {"image": [{"path": "a"}], "n": [1]}, {}])
 def test_a_table_without_images_names_its_columns(tmp_path: Path, columns: dict[str, list[object]]) -> None:
     with pytest.raises(

@@ -22,7 +22,6 @@ from mirror_pl.sources.members import Member
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
 # pyarrow is imported where it is used: who reads no Parquet file need not wait for it.
 
@@ -33,6 +32,9 @@ KEPT_BYTES: Final = 2**28
 _OPEN_FILES: Final = 32
 _LONGEST_NAME: Final = 1000
 _LONGEST_LABEL: Final = 100
+_FEW_ROWS: Final = 64
+_LEAST_BYTES: Final = 16
+"""Of a picture; a file that holds fewer for each of its rows says so to fill the memory."""
 
 
 def list_parquet(path: Path, label: str | None = None) -> list[Member]:
@@ -45,18 +47,21 @@ def list_parquet(path: Path, label: str | None = None) -> list[Member]:
     Raises:
         OSError: If the file cannot be read, is damaged, or has no column of images, or none called `label`.
     """
-    with _in_words(), _opened(path) as file:
-        schema = file.schema_arrow
+    import pyarrow.parquet as pq
+
+    with _in_words():
+        metadata = pq.read_metadata(path)
+        schema, rows = metadata.schema.to_arrow_schema(), metadata.num_rows
         column = _image_column(schema)
         label_column = _label_column(schema, label)
-        has_path = _has_field(schema.field(column).type, "path", _is_text)
-        rows = file.metadata.num_rows
+        if rows * _LEAST_BYTES > (size := os.stat(path).st_size):
+            raise OSError(f"a file of {size:,} bytes that says it holds {rows:,} pictures")
         names: list[Any] = [None] * rows
         labels: list[Any] = [None] * rows
-        if has_path:
-            names = _column(file, f"{column}.path", column, "path")
+        if _has_field(schema.field(column).type, "path", _is_text):
+            names = _column(path, rows, column, "path")
         if label_column is not None:
-            labels = _column(file, label_column, label_column)
+            labels = _column(path, rows, label_column)
         called = _class_names(schema, label_column)
     width = len(str(max(0, rows - 1)))
     uses = Counter(name for name in names if name is not None)
@@ -108,11 +113,19 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _column(file: pq.ParquetFile, leaf: str, top: str, field: str | None = None) -> list[Any]:
+def _column(path: Path, rows: int, column: str, field: str | None = None) -> list[Any]:
+    """Return a column, or a field of one of structs; texts cut where they are too long for what they are to be."""
+    import pyarrow.parquet as pq
+
+    leaf = column if field is None else f"{column}.{field}"
     found: list[Any] = []
-    for batch in file.iter_batches(2**13, columns=[leaf], use_threads=False):
-        values = batch.column(top)
-        found += (values if field is None else values.field(field)).to_pylist()
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        # Few at a time: a small file may say the same long text for millions of rows.
+        for batch in file.iter_batches(_FEW_ROWS, columns=[leaf], use_threads=False):
+            values = batch.column(column) if field is None else batch.column(column).field(field)
+            found += [value[: _LONGEST_NAME + 1] if isinstance(value, str) else value for value in values.to_pylist()]
+    if len(found) != rows:
+        raise OSError(f"its column {leaf} has {len(found)} rows of {rows}")
     return found
 
 
@@ -249,14 +262,6 @@ def _forget() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path, pre_buffer=False) as file:
-        yield file
 
 
 @contextmanager
