@@ -80,8 +80,7 @@ class LabelRows:
 
         With and without the suffix of the image's name; a row with it comes first.
         """
-        plain = str(PurePosixPath(path).with_suffix(""))
-        for whole in (path, plain) if plain != path else (path,):
+        for whole in (path, path.removesuffix(PurePosixPath(path).suffix)):
             rest = whole
             while rest:
                 if rest in self._labels:

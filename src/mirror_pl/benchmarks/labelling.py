@@ -49,19 +49,20 @@ def labels_of(
         rows: The layout's table, where that is a file.
         paths: What each folder's images lie in, as `rows` is to see it.
     """
+    known, unknown, result = _known(layout), set[str](), list[LabelledFolder]()
     if rows is not None:
-        known = _known(layout)
-        return [
-            part for folder, path in zip(listed.folders, paths, strict=True) for part in by_rows(folder, path, rows, known)
-        ]
+        for folder, path in zip(listed.folders, paths, strict=True):
+            keys = [rows.key_of(f"{path}/{name}" if path else name) for name in folder.names]
+            values = [None if key is None else rows.label_of(key) for key in keys]
+            result += _split(folder, values, known, unknown, f"no row in {rows.name}")
+        return result
     by_name = {name.casefold(): label for name, label in layout.labels.items()}
-    reason = f"no folder {' or '.join(layout.labels)} above"
-    result = []
+    reason = f"no folder {' or '.join(layout.labels)} above" if layout.table is None else "no column of labels"
     for folder in listed.folders:
         deciding = (by_name[part.casefold()] for part in reversed(folder.parts) if part.casefold() in by_name)
         label = None if layout.table is not None else next(deciding, None)
         if label is None and folder.labels:
-            result += by_column(folder, _known(layout))
+            result += _split(folder, folder.labels, known, unknown)
         else:
             result.append(LabelledFolder(folder, label, "" if label is not None else reason))
     no_column = not any(folder.labels for folder in listed.folders)
@@ -76,29 +77,19 @@ def _known(layout: Layout) -> Mapping[str, int]:
     return LABEL_VALUES | {name.casefold(): label for name, label in layout.labels.items()}
 
 
-def by_rows(folder: Folder, path: str, rows: LabelRows, known: Mapping[str, int]) -> list[LabelledFolder]:
-    """Split a folder by what a table says of its images.
+def _split(
+    folder: Folder, values: Sequence[str | None], known: Mapping[str, int], unknown: set[str], no_value: str = ""
+) -> list[LabelledFolder]:
+    """Split a folder by a value an image: reals, fakes, then those passed over, by the reason.
 
     Args:
         folder: The folder.
-        path: What it is called in its images' paths.
-        rows: The table.
+        values: One an image; None where there is none.
         known: Label of each value, in lower case.
+        unknown: Values that are named as unknown, to which these are added; there are never many.
+        no_value: Why an image without a value is passed over.
     """
-    keys = [rows.key_of(f"{path}/{name}" if path else name) for name in folder.names]
-    values = [None if key is None else rows.label_of(key) for key in keys]
-    return _split(folder, values, known, f"no row in {rows.name}")
-
-
-def by_column(folder: Folder, known: Mapping[str, int] = LABEL_VALUES) -> list[LabelledFolder]:
-    """Split a folder of a Parquet file by its label column; `known` is the label of each value, in lower case."""
-    return _split(folder, folder.labels, known, "")
-
-
-def _split(folder: Folder, values: Sequence[str | None], known: Mapping[str, int], no_value: str) -> list[LabelledFolder]:
-    """Split a folder by a value an image: reals, fakes, then those passed over, by the reason."""
     parts: dict[tuple[int | None, str], list[int]] = {(REAL, ""): [], (FAKE, ""): []}
-    unknown: set[str] = set()
     for image, value in enumerate(values):
         label, reason = (None, no_value) if value is None else (known.get(value.casefold()), "")
         if value is not None and label is None:
