@@ -12,7 +12,10 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from shard_files import structs, write_parquet, write_zip
 
+from mirror_pl.config.build import build
+from mirror_pl.config.command import compose
 from mirror_pl.data.batch import Batch, Sample, collate
 from mirror_pl.data.sampler import EpochSampler
 from mirror_pl.data.training import TrainingDataModule, TrainingDataset
@@ -201,3 +204,33 @@ def test_jpeg_files_decode_as_in_the_file(tmp_path: Path) -> None:
     sample = TrainingDataset(images, AugmentSpec.fixed(30), 0)[0, 0]
     assert sample.pixels is not None
     np.testing.assert_array_equal(sample.pixels, np.array(Image.open(buffer)))
+
+
+def test_shards_give_the_batches_of_files(data: Path, tmp_path: Path) -> None:
+    files = [(path.relative_to(data).as_posix(), path.read_bytes()) for path in sorted(data.rglob("*.png"))]
+    write_zip(tmp_path / "x.zip", files)
+    rows = [(name.replace("/", "_"), int(name.startswith("1_fake")), content) for name, content in files]
+    write_parquet(tmp_path / "x.parquet", {"image": structs(rows, paths=False), "label": [row[1] for row in rows]})
+    write_zip(tmp_path / "flat/x.zip", [(name, content) for name, _, content in rows])
+    (tmp_path / "t.csv").write_text("name,label\n" + "\n".join(f"{name},{label}" for name, label, _ in rows))
+    expected = [batches(module(data), epoch) for epoch in (0, 1)]
+    for settings in (
+        {"root": tmp_path / "x.zip"},
+        {"root": tmp_path / "x.parquet", "num_workers": 2},
+        {"root": tmp_path / "flat", "labels_file": tmp_path / "t.csv"},
+        {
+            "root": tmp_path / "flat",
+            "labels_file": {"file": str(tmp_path / "t.csv"), "path": "name", "values": {0: "real", 1: "fake"}},
+        },
+    ):
+        for epoch in (0, 1):
+            assert_equal(batches(module(data, **settings), epoch), expected[epoch])
+    with pytest.raises(ConfigError, match=r"data\.labels_file: unknown key 'column'"):
+        module(data, labels_file={"column": "x"})
+
+
+def test_the_settings_reach_it(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("name,label\n05.png,0\n06,1\n")
+    setting = f"data.labels_file={{file: {tmp_path / 't.csv'}, path: name}}"
+    cfg = compose("train", ["phase=memory", f"data.root={data / '0_real'}", setting, "data.labels=[0,1]"])
+    assert build(cfg.data).training_set.paths == ["05.png", "06.png"]

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shard_files import FORMS, golden_pictures, in_folders, structs, write_parquet, write_zip
 
+from mirror_pl.benchmarks import LabelTable
 from mirror_pl.data.training_set import TrainingSet, find_training_images
 from mirror_pl.errors import ConfigError, DataError
 
@@ -205,3 +207,68 @@ def test_listings_are_kept(tmp_path: Path) -> None:
     first = find_training_images([r], labels=[0], cache=tmp_path / "cache")
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert find_training_images([r], labels=[0], cache=tmp_path / "cache").fingerprint() == first.fingerprint()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shards_hold_the_images_that_folders_do(tmp_path: Path, form: str) -> None:
+    pictures = golden_pictures()
+    FORMS[form](tmp_path, pictures)
+    table = LabelTable(str(tmp_path / "labels.csv")) if form == "table" else None
+    images = find_training_images(root=tmp_path, table=table)
+    contents = [(int(images.labels[i]), images.source(i).read_bytes()) for i in range(len(images))]
+    assert contents == [(label, content) for _, label, content in pictures]
+    shards = [path for path in tmp_path.iterdir() if path.suffix.lower() in {".tar", ".zip", ".parquet"}]
+    for shard in shards:
+        alone = find_training_images(root=shard, table=table)
+        assert found(alone) == found(images)
+        assert alone.fingerprint() == images.fingerprint()
+        assert alone.source(0) == images.source(0)
+    assert len(find_training_images(root=tmp_path, table=table, max_per_class=3, seed=5)) == 6
+
+
+def test_every_image_of_a_shard_of_one_class_counts(tmp_path: Path) -> None:
+    pictures = golden_pictures()
+    real = write_zip(tmp_path / "r/x.zip", in_folders(pictures))
+    fake = write_parquet(tmp_path / "f.parquet", {"image": structs(pictures, paths=False), "label": [0] * len(pictures)})
+    images = find_training_images([real], [fake])
+    assert images.labels.tolist() == [0] * len(pictures) + [1] * len(pictures)
+    assert images.shards == ("x.zip", "f.parquet")
+    assert [images.source(i).read_bytes() for i in range(len(pictures), len(images))] == [p[2] for p in pictures]
+    assert found(find_training_images([tmp_path / "r"], [fake])) == found(images)
+    with pytest.raises(DataError, match=r"x\.zip.*is both real, by data\.real=.*x\.zip, and fake, by data\.fake="):
+        find_training_images([real], [tmp_path / "r"])
+    before = images.fingerprint()
+    write_parquet(fake, {"image": structs([(*p[:2], p[2] + b"more") for p in pictures], paths=False)})
+    assert find_training_images([real], [fake]).fingerprint() != before
+
+
+def test_a_shard_beside_images_is_passed_over(tmp_path: Path) -> None:
+    write(tmp_path, "r/a.png", "root/0_real/a.png", "root/1_fake/b.png")
+    for folder in ("r", "root/ai"):
+        write_zip(tmp_path / folder / "x.zip", [("z.png", b"z")])
+    images = find_training_images([tmp_path / "r"], root=tmp_path / "root")
+    assert found(images) == [("a.png", 0), ("0_real/a.png", 0), ("1_fake/b.png", 1)]
+    assert images.passed_over.counts == {"suffix .zip": 2}
+
+
+def test_a_table_labels_what_is_below_the_root(tmp_path: Path) -> None:
+    root = write(tmp_path / "root", "a.png", "1_fake/b.png", "1_fake/c.png", "d.png")
+    (tmp_path / "t.csv").write_text("name,target\n1_fake/b,x\nc.png,y\nd.png,?\ne.png,x\n")
+    images = find_training_images(root=root, table=LabelTable(str(tmp_path / "t.csv"), values={"x": 0, "y": 1}))
+    assert found(images) == [("1_fake/b.png", 0), ("1_fake/c.png", 1)]
+    assert images.passed_over.counts == {
+        "no row in t.csv": 1,
+        "a label that is not known: '?'": 1,
+        "a row in t.csv but no image": 1,
+    }
+
+
+def test_what_cannot_be_read_of_a_shard_is_named(tmp_path: Path) -> None:
+    write_zip(tmp_path / "r/x.zip", [("../a.png", b"a"), ("b.png", b"b")])
+    (tmp_path / "r/y.zip").write_bytes(b"no zip")
+    images = find_training_images([tmp_path / "r"], labels=[0])
+    assert found(images) == [("x.zip/b.png", 0)]
+    assert images.passed_over.examples == {
+        "a name that leads out of the shard, by ..": [str(tmp_path / r"r/x.zip/\x2e\x2e/a.png")]
+    }
+    assert list(images.unreadable) == [str(tmp_path / "r/y.zip")]

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shard_files import structs, write_parquet, write_zip
 
 from mirror_pl.errors import ConfigError
 from mirror_pl.prediction.inputs import Item, check_inputs, count_items, expand
@@ -141,6 +142,31 @@ def test_shards() -> None:
     assert (broken.path, inner.path) == ("broken.tar", "folder.tar/x.png")
     assert broken.problem.startswith("OSError: ")
     assert paths("*s.tar") == [item.path for item in items]
+
+
+def test_zip_and_parquet_are_read_where_they_are_named() -> None:
+    write_zip(Path("s.zip"), [("b/2.png", b"2"), ("b/2.cls", b""), ("1.HEIC", b"1"), ("../3.png", b"3"), ("4", b"4")])
+    rows = [("n.png", 0, b"n"), ("gif.gif", 0, b"g"), ("no.suffix", 0, b"s"), ("bare", 0, b"b")]
+    write_parquet(Path("p.parquet"), {"image": structs(rows, paths=True)})
+    passed_over: Counter[str] = Counter()
+    items = list(expand(["?.zip", "p.parquet"], passed_over=passed_over))
+    assert [(item.path, item.suffix) for item in items] == [
+        ("s.zip/1.HEIC", ".heic"),
+        (r"s.zip/\x2e\x2e/3.png", ".png"),
+        ("s.zip/b/2.png", ".png"),
+        ("p.parquet/n.png", ".png"),
+        ("p.parquet/gif.gif", ".gif"),
+        ("p.parquet/no.suffix", ""),
+        ("p.parquet/bare", ""),
+    ]
+    assert items[1].problem == "OSError: a name that leads out of the shard, by .."
+    read = [item.source.read_bytes() for item in items if not item.problem]
+    assert read == [b"1", b"2", b"n", b"g", b"s", b"b"]
+    assert passed_over == {".cls": 1, "": 1}
+    assert paths(".") == []
+    Path("p.parquet").write_bytes(b"no table")
+    (broken,) = expand(["p.parquet"])
+    assert broken.problem.startswith("OSError: not a Parquet file that can be read: ")
 
 
 def standard(pattern: str) -> set[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,11 +13,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.labelling import class_of, labels_of, labels_of_reals
-from mirror_pl.benchmarks.manifest import USER_REALS, Layout, Manifest
+from mirror_pl.benchmarks.label_rows import LabelRows
+from mirror_pl.benchmarks.labelling import LabelledFolder, class_of, labels_of, labels_of_reals
+from mirror_pl.benchmarks.manifest import USER_REALS, LabelTable, Layout, Manifest
 from mirror_pl.errors import BenchmarkAbsentError, DataError, name_list
 from mirror_pl.labels import REAL
-from mirror_pl.sources.source import ImageSource
+from mirror_pl.sources.folder import Folder
+from mirror_pl.sources.listed import Listed
 from mirror_pl.sources.walk import Walk, find_folder
 from mirror_pl.sources.walk_cache import cached_walk
 from mirror_pl.texts import Texts
@@ -44,42 +46,27 @@ class PassedOver:
 
 
 @dataclass(frozen=True)
-class BenchmarkIndex:
+class BenchmarkIndex(Listed):
     """The images of a benchmark, each once, in a fixed order: by group as in the manifest, then by path.
 
     Attributes:
         manifest: The benchmark.
-        data_root: Folder that `paths` are relative to.
-        paths: One an image, with forward slashes; absolute for reals that a user named elsewhere. An image's id is its
-            position here. For one in a tar shard: the tar's path, a slash, and the path in the tar; `source` says where its
-            bytes are.
-        labels: ``(S,)`` int8, 0 real and 1 fake.
+        data_root: Folder that `paths` are relative to; those of reals that a user named elsewhere are absolute.
         group_ids: ``(S,)`` int32, position in the manifest's groups: a subset, or a set of shared reals.
-        sizes: ``(S,)`` int64, bytes; -1 where a file's size cannot be read.
-        mtimes: ``(S,)`` int64, ns since the epoch; -1 where it cannot be read.
-        shards: Paths of the tar shards that `shard_ids` point into.
-        shard_ids: ``(S,)`` int32: the tar shard that an image lies in; -1 for a file of its own.
-        offsets: ``(S,)`` int64: where an image begins in its shard, in bytes; -1 for a file of its own.
         class_names: Names that `class_ids` point into, sorted; "" for none.
         class_ids: ``(S,)`` int32: the folder between its subset and its label's folder that an image lies in, as in
             ``progan/horse/0_real``.
         layouts: Layout that each subset was found in, by its name.
         pairs: Group of shared reals that each subset was paired with, by its name.
         missing: Why a subset has no sample, by its name.
-        passed_over: Files below the subsets that are no samples: other suffixes, or outside any label's folder.
+        passed_over: Files below the subsets that are no samples: other suffixes, or without a label; and rows of a table of
+            labels without an image.
         unreadable: Why a folder could not be listed, by its path; its files are unknown.
     """
 
     manifest: Manifest
     data_root: Path
-    paths: Sequence[str]
-    labels: NDArray[np.int8]
     group_ids: NDArray[np.int32]
-    sizes: NDArray[np.int64]
-    mtimes: NDArray[np.int64]
-    shards: tuple[str, ...]
-    shard_ids: NDArray[np.int32]
-    offsets: NDArray[np.int64]
     class_names: tuple[str, ...]
     class_ids: NDArray[np.int32]
     layouts: Mapping[str, str]
@@ -87,9 +74,6 @@ class BenchmarkIndex:
     missing: Mapping[str, str]
     passed_over: PassedOver
     unreadable: Mapping[str, str]
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     @property
     def subsets(self) -> tuple[str, ...]:
@@ -101,12 +85,9 @@ class BenchmarkIndex:
         """Subsets with and without samples, in the manifest's order."""
         return tuple(name for name in self.manifest.subsets if name in self.layouts or name in self.missing)
 
-    def source(self, image: int) -> ImageSource:
-        """Say where an image's bytes are, by its id."""
-        shard = self.shard_ids[image]
-        if shard < 0:
-            return ImageSource(self.data_root / self.paths[image])
-        return ImageSource(self.data_root / self.shards[shard], int(self.offsets[image]), int(self.sizes[image]))
+    def base(self, image: int) -> Path:  # noqa: ARG002 - one for all
+        """Return `data_root`."""
+        return self.data_root
 
     def members(self) -> NDArray[np.bool_]:
         """Return ``(subsets, groups)``: whether the images of a group count in a subset."""
@@ -134,7 +115,7 @@ class BenchmarkIndex:
     @cached_property
     def _fingerprint(self) -> str:
         digest, names = hashlib.sha256(), self.manifest.groups
-        columns = zip(self.paths, self.sizes.tolist(), self.labels.tolist(), self.group_ids.tolist(), strict=True)
+        columns = zip(self.paths, self.sizes_to_tell_by(), self.labels.tolist(), self.group_ids.tolist(), strict=True)
         while rows := [f"{path}\0{size}\0{label}\0{names[group]}\n" for path, size, label, group in islice(columns, 2**14)]:
             digest.update("".join(rows).encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
@@ -148,6 +129,7 @@ def index_benchmark(
     pair: bool = True,
     reals: Path | None = None,
     cache: Path | None = None,
+    labels: LabelTable | None = None,
 ) -> BenchmarkIndex:
     """Find the images of a benchmark below `data_root`, in whichever known layout they are.
 
@@ -158,33 +140,37 @@ def index_benchmark(
         pair: Pair subsets that have only fakes with shared reals, where there are any. The published code does not.
         reals: Folder of real images for those subsets, instead of the benchmark's own.
         cache: Folder to keep listings in; see `cached_walk`.
+        labels: What labels the images, in place of what the manifest says; not those of `reals` and shared reals.
 
     Raises:
-        DataError: If `data_root` or `reals` is missing.
+        DataError: If `data_root` or `reals` is missing, or a table of labels is not usable.
         BenchmarkAbsentError: If nothing of the benchmark is there, with the expected tree.
     """
     for key, folder in (("data_root", data_root), ("reals", reals)):
         if folder is not None and not folder.is_dir():
             kind = "is a file, not a folder" if folder.exists() else "does not exist"
             raise DataError(f"{key}: {folder} {kind}; give the folder that holds the images as {key}=FOLDER")
-    return _Search(manifest, data_root, suffixes, pair, cache).run(reals)
+    layouts = manifest.layouts
+    if labels is not None:
+        layouts = {name: replace(layout, table=labels) for name, layout in layouts.items()}
+    return _Search(manifest, layouts, data_root, suffixes, pair, cache).run(reals)
 
 
 @dataclass(frozen=True)
 class _Found:
-    """A subset in one of its layouts: its folders, and each one's label (None: passed over)."""
+    """A subset in one of its layouts, and its images by label."""
 
     layout_name: str
     layout: Layout
     walk: Walk
-    labels: list[int | None]
+    parts: list[LabelledFolder]
 
     @property
     def images(self) -> int:
-        return sum(len(f.names) for f, label in zip(self.walk.folders, self.labels, strict=True) if label is not None)
+        return sum(len(part.folder.names) for part in self.parts if part.label is not None)
 
     def has(self, wanted: int) -> bool:
-        return any(f.names and label == wanted for f, label in zip(self.walk.folders, self.labels, strict=True))
+        return any(part.folder.names and part.label == wanted for part in self.parts)
 
 
 @dataclass(frozen=True)
@@ -204,14 +190,25 @@ class _Column:
 class _Search:
     """One search for a benchmark; each folder is listed once, whichever layouts it may belong to."""
 
-    def __init__(self, manifest: Manifest, data_root: Path, suffixes: Set[str], pair: bool, cache: Path | None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        layouts: Mapping[str, Layout],
+        data_root: Path,
+        suffixes: Set[str],
+        pair: bool,
+        cache: Path | None,
+    ) -> None:
         self.manifest = manifest
+        self.layouts = layouts
         self.data_root = data_root
         self.suffixes = suffixes
         self.pair = pair
         self.cache = cache
         self.skip = {name.lower() for name in manifest.skip}
-        self.walks: dict[tuple[Path, bool], Walk] = {}
+        self.walks: dict[tuple[Path, bool, str | None], Walk] = {}
+        self.labelled: dict[tuple[Path, str], _Found] = {}
+        self.rows: dict[str, LabelRows] = {}
         self.passed_over = PassedOver()
         self.unreadable: dict[str, str] = {}
         self.columns: list[_Column] = []
@@ -226,12 +223,15 @@ class _Search:
         shared = self._shared(found, reals) if self.pair else {}
         groups = self.manifest.groups
         for name, subset in found.items():
-            self._add(groups.index(name), subset.walk, subset.labels, subset.layout)
+            self._add(groups.index(name), subset.walk, subset.parts, subset.layout)
         for group in dict.fromkeys(shared.values()):
             folder = self._shared_folder(group, reals)
             if folder is not None:
-                listed = self._walk(folder)
+                listed = self._walk_reals(folder)
                 self._add(groups.index(group), listed, labels_of_reals(listed), None)
+        for rows in self.rows.values():
+            for key in rows.unused:
+                self.passed_over.add(f"a row in {rows.name} but no image", key)
         classes = tuple(sorted({column.class_name for column in self.columns}))
         shards = {"": -1} | {
             shard: number for number, shard in enumerate(dict.fromkeys(c.shard for c in self.columns if c.shard))
@@ -260,7 +260,7 @@ class _Search:
         """Find each subset. The first layout that holds any decides which subsets there are; others may fill its gaps."""
         names: tuple[str, ...] = ()
         main = ""
-        for main, layout in self.manifest.layouts.items():  # used after the loop
+        for main, layout in self.layouts.items():  # used after the loop
             names = tuple(layout.subsets)
             if any(self._find(name, main) for name in names):
                 break
@@ -269,7 +269,7 @@ class _Search:
         found: dict[str, _Found] = {}
         missing: dict[str, str] = {}
         for name in names:
-            subset = next(filter(None, (self._find(name, layout) for layout in self.manifest.layouts)), None)
+            subset = next(filter(None, (self._find(name, layout) for layout in self.layouts)), None)
             if subset is not None:
                 found[name] = subset
             else:
@@ -278,13 +278,31 @@ class _Search:
 
     def _find(self, name: str, layout_name: str) -> _Found | None:
         """Find a subset in one layout; None where that has no image of it."""
-        layout = self.manifest.layouts[layout_name]
-        for folder in self._candidates(name, layout):
-            listed = self._walk(folder, layout.shards)
-            found = _Found(layout_name, layout, listed, labels_of(listed, layout))
+        for folder in self._candidates(name, self.layouts[layout_name]):
+            found = self._label(folder, layout_name)
             if found.images:
                 return found
         return None
+
+    def _label(self, folder: Path, layout_name: str) -> _Found:
+        """List and label the images in a folder, once."""
+        key = folder, layout_name
+        if key not in self.labelled:
+            layout = self.layouts[layout_name]
+            table = layout.table
+            column = None if table is None or table.file is not None or not layout.shards else table.label
+            listed, rows = self._walk(folder, layout.shards, column), self._rows(table)
+            paths = [] if rows is None else [self._path(listed, part) for part in listed.folders]
+            self.labelled[key] = _Found(layout_name, layout, listed, labels_of(listed, layout, rows, paths))
+        return self.labelled[key]
+
+    def _rows(self, table: LabelTable | None) -> LabelRows | None:
+        """Read a layout's table, once, if it is a file."""
+        if table is None or table.file is None:
+            return None
+        if repr(table) not in self.rows:
+            self.rows[repr(table)] = LabelRows(self.data_root / table.file, table, "labels")
+        return self.rows[repr(table)]
 
     def _candidates(self, name: str, layout: Layout) -> Iterator[Path]:
         for base in layout.folders:
@@ -293,10 +311,11 @@ class _Search:
                 if path is not None:
                     yield path
 
-    def _walk(self, path: Path, shards: bool = False) -> Walk:
-        if (path, shards) not in self.walks:
-            self.walks[path, shards] = cached_walk(path, self.suffixes, self.skip, self.cache, shards)
-        return self.walks[path, shards]
+    def _walk(self, path: Path, shards: bool = False, label: str | None = None) -> Walk:
+        key = path, shards, label
+        if key not in self.walks:
+            self.walks[key] = cached_walk(path, self.suffixes, self.skip, self.cache, shards, label)
+        return self.walks[key]
 
     def _shared(self, found: Mapping[str, _Found], reals: Path | None) -> dict[str, str]:
         """Return which group of shared reals serves which subset that has no reals of its own."""
@@ -313,8 +332,12 @@ class _Search:
         return pairs
 
     def _has_reals(self, folder: Path) -> bool:
+        return any(part.folder.names and part.label == REAL for part in labels_of_reals(self._walk_reals(folder)))
+
+    def _walk_reals(self, folder: Path) -> Walk:
+        """List a folder of reals; its shards only where it has no image of its own."""
         listed = self._walk(folder)
-        return any(f.names and label == REAL for f, label in zip(listed.folders, labels_of_reals(listed), strict=True))
+        return listed if any(part.names for part in listed.folders) else self._walk(folder, shards=True)
 
     def _shared_folder(self, group: str, reals: Path | None) -> Path | None:
         if group == USER_REALS:
@@ -322,49 +345,60 @@ class _Search:
         folders = self.manifest.shared_reals[group.removeprefix("shared:")].folders
         return next(filter(None, (find_folder(self.data_root, folder) for folder in folders)), None)
 
-    def _add(self, group: int, listed: Walk, labels: list[int | None], layout: Layout | None) -> None:
+    def _path(self, listed: Walk, folder: Folder) -> str:
+        return _join(self._relative(listed.path), *folder.parts)
+
+    def _add(self, group: int, listed: Walk, parts: list[LabelledFolder], layout: Layout | None) -> None:
         base = self._relative(listed.path)
+        rows = None if layout is None else self._rows(layout.table)
         for name, reason in listed.unreadable.items():
             self.unreadable[base if name == "." else _join(base, name)] = reason
-        for folder, label in zip(listed.folders, labels, strict=True):
-            prefix = _join(base, *folder.parts)
+        for folder, label, reason in parts:
+            prefix = self._path(listed, folder)
+            for name, problem in folder.problems.items():
+                self.passed_over.add(problem, _join(prefix, name))
             for name in folder.others:
                 suffix = Path(name).suffix.lower() or "(none)"
                 self.passed_over.add(f"suffix {suffix}", _join(prefix, name))
+            start = f"{prefix}/" if prefix else ""
+            paths = [start + name for name in folder.names]
+            if rows is not None:
+                rows.use(paths)
             if label is not None:
-                start = f"{prefix}/" if prefix else ""
-                paths = [start + name for name in folder.names]
                 class_name = "" if layout is None else class_of(folder, layout)
                 shard = _join(base, folder.shard) if folder.shard else ""
                 offsets = folder.offsets or [-1] * len(paths)
                 self.columns.append(_Column(paths, group, label, class_name, folder.sizes, folder.mtimes, shard, offsets))
             elif layout is not None:
-                for name in folder.names:
-                    self.passed_over.add(f"no folder {' or '.join(layout.labels)} above", _join(prefix, name))
+                for path in paths:
+                    self.passed_over.add(reason, path)
 
     def _relative(self, path: Path) -> str:
         inside = path.is_relative_to(self.data_root)
         return path.relative_to(self.data_root).as_posix() if inside else path.absolute().as_posix()
 
     def _why_missing(self, name: str, main: str) -> str:
-        for layout in sorted(self.manifest.layouts.values(), key=lambda layout: not layout.shards):  # what sees most
+        for key, layout in sorted(self.layouts.items(), key=lambda item: not item[1].shards):  # what sees most
             for path in self._candidates(name, layout):
-                listed = self._walk(path, layout.shards)
-                self._add(0, listed, [None] * len(listed.folders), layout)
-                return f"no image in a folder {' or '.join(layout.labels)} below {path}"
-        layout = self.manifest.layouts[main]
+                found = self._label(path, key)
+                self._add(0, found.walk, found.parts, layout)
+                where = f"in a folder {' or '.join(layout.labels)}" if layout.table is None else "with a label"
+                return f"no image {where} below {path}"
+        layout = self.layouts[main]
         base = next(filter(None, (find_folder(self.data_root, folder) for folder in layout.folders)), None)
         return f"no folder {layout.subsets[name][0]} in {base or self.data_root / layout.folders[0]}"
 
     def _nothing_found(self) -> str:
         """Say what is missing, and whether the subsets lie where the user may have meant."""
-        layout = next(iter(self.manifest.layouts.values()))
-        drawn = dict.fromkeys(layout.draw(str(self.data_root)) for layout in self.manifest.layouts.values())
+        layout = next(iter(self.layouts.values()))
+        drawn = dict.fromkeys(layout.draw(str(self.data_root)) for layout in self.layouts.values())
         trees = "\nor\n".join(drawn)  # layouts may differ in what a drawing does not show
         expected = f"Expected:\n{trees}\nTo get it: {self.manifest.how_to_get}"
         here = [base for base in layout.folders if find_folder(self.data_root, base)]
         if here:
             seen = f" Passed over: {self.passed_over.counts}." if self.passed_over.counts else ""
+            for rows in self.rows.values():
+                seen += f" Rows of {rows.name} are of, say, {name_list(rows.unused, 2) or 'nothing'}."
             if self.unreadable:
                 seen += f" Unreadable: {name_list((f'{path}: {reason}' for path, reason in self.unreadable.items()), 3)}."
             return (

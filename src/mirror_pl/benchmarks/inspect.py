@@ -79,23 +79,34 @@ def inspect_subsets(index: BenchmarkIndex) -> list[SubsetFiles]:
 def find_duplicates(index: BenchmarkIndex) -> list[tuple[str, str]]:
     """Find images that are both real and fake, to the byte: pairs of a real's and a fake's path.
 
-    Only files whose size occurs in both classes are read; empty files, and what has no size, are no images.
+    Only files whose size occurs in both classes are read, and all of Parquet files, which do not say their images' sizes.
+    Empty files, and what has no size, are no images.
     """
-    both = set(index.sizes[index.labels == REAL].tolist()) & set(index.sizes[index.labels == FAKE].tolist()) - {0, -1}
+    sizes = index.sizes.copy()
+    digests: dict[int, str] = {}
+    for image in np.flatnonzero((sizes < 0) & (index.shard_ids >= 0)).tolist():
+        sizes[image], digests[image] = _size_and_digest(index, image)
+    both = set(sizes[index.labels == REAL].tolist()) & set(sizes[index.labels == FAKE].tolist()) - {0, -1}
     by_content: dict[str, tuple[list[str], list[str]]] = defaultdict(lambda: ([], []))
-    for image in np.flatnonzero(np.isin(index.sizes, sorted(both))):
-        path = index.paths[int(image)]
-        try:
-            digest = hashlib.sha256(index.source(int(image)).read_bytes()).hexdigest()
-        except OSError:  # found undecodable elsewhere
-            continue
-        by_content[digest][index.labels[image]].append(path)
+    for image in np.flatnonzero(np.isin(sizes, sorted(both))).tolist():
+        digest = digests[image] if image in digests else _size_and_digest(index, image)[1]
+        if digest:
+            by_content[digest][index.labels[image]].append(index.paths[image])
     return [(real, fake) for reals, fakes in by_content.values() for real in reals for fake in fakes]
+
+
+def _size_and_digest(index: BenchmarkIndex, image: int) -> tuple[int, str]:
+    """Return the size and the SHA-256 of an image's bytes; -1 and an empty text where they cannot be read."""
+    try:
+        content = index.source(image).read_bytes()
+    except OSError:  # found undecodable elsewhere
+        return -1, ""
+    return len(content), hashlib.sha256(content).hexdigest()
 
 
 def _format(path: str) -> str:
     suffix = Path(path).suffix.lower().removeprefix(".")
-    return "jpeg" if suffix == "jpg" else suffix
+    return "jpeg" if suffix == "jpg" else suffix or "no suffix"
 
 
 def _bias(reals: Mapping[str, int], fakes: Mapping[str, int]) -> float | None:

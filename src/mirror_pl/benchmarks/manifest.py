@@ -21,6 +21,25 @@ WHOLE = "ALL"
 
 
 @dataclass(frozen=True)
+class LabelTable:
+    """A table that says which images are real and which are fake, in place of the names of folders.
+
+    Attributes:
+        file: CSV file, absolute or below ``data_root``, with a row an image; None for a column of the Parquet files that the
+            images are in.
+        path: Column that says which image a row is of; None looks for one that is called as such columns are.
+        label: Column of the labels; likewise.
+        values: Label of each value, in lower case; None takes what is known of them: the names of folders that decide a
+            label, 0 and 1, false and true (is it fake?).
+    """
+
+    file: str | None = None
+    path: str | None = None
+    label: str | None = None
+    values: Mapping[str, int] | None = None
+
+
+@dataclass(frozen=True)
 class Layout:
     """One way the benchmark lies on disk.
 
@@ -31,8 +50,9 @@ class Layout:
             In YAML, null leaves a subset out of this layout.
         labels: Label of each folder name that decides one, at any depth below a subset; the innermost decides.
         bare: Label of the images of a subset that has no such folder at all; None passes them over.
-        shards: Whether the images may lie in tar shards; each tar is then a folder, and the paths of its keys are folders in
-            it.
+        shards: Whether the images may lie in shards (tar, zip, Parquet); each is then a folder, and its members' names may
+            have folders in it.
+        table: What labels them in place of the names of folders; None for those.
     """
 
     folders: tuple[str, ...]
@@ -40,6 +60,7 @@ class Layout:
     labels: Mapping[str, int] = field(default_factory=lambda: {"0_real": REAL, "1_fake": FAKE})
     bare: int | None = None
     shards: bool = False
+    table: LabelTable | None = None
 
     def draw(self, data_root: str) -> str:
         """Draw the expected tree, for an error message."""
@@ -47,8 +68,10 @@ class Layout:
         images = "**/{" + ",".join(self.labels) + "}/*"
         if self.bare is not None:
             images = "*" if set(self.labels) == {"0_real", "1_fake"} else f"{images} or *"
+        if self.table is not None:
+            images = "**/*"
         if self.shards:
-            images = f"**/*.tar with {images} in them"
+            images = f"**/*.{{tar,zip,parquet}} with {images} in them"
         for folders in self.subsets.values():
             lines.append(f"    {'' if folders[0] == '.' else folders[0] + '/'}{images}")
         return "\n".join(lines)
@@ -162,7 +185,7 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
 
 
 def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> Layout:
-    _check_keys(values, Layout, where, ("subsets", "labels", "bare", "shards"))
+    _check_keys(values, Layout, where, ("subsets", "labels", "bare", "shards", "table"))
     subsets = values.get("subsets", {})
     if isinstance(subsets, list | tuple):  # this layout has subsets of its own, in folders of the same name
         subsets, names = {}, _strings(subsets, f"{where}, subsets")
@@ -185,7 +208,31 @@ def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str)
         labels={str(name): _label(label, where) for name, label in labels.items()},
         bare=None if bare is None else _label(bare, where),
         shards=shards,
+        table=parse_label_table(values["table"], f"{where}, table") if values.get("table") is not None else None,
     )
+
+
+def parse_label_table(values: Any, where: str) -> LabelTable:
+    """Check the plain value of a table of labels, and build it.
+
+    Args:
+        values: The name of a CSV file, or the attributes of a `LabelTable` by their names, none of them required.
+        where: The setting, for messages.
+
+    Raises:
+        ConfigError: Naming the key, what was expected and what was got.
+    """
+    if isinstance(values, str):
+        values = {"file": values}
+    _check_keys(values, LabelTable, where, ("file", "path", "label", "values"))
+    for key in ("file", "path", "label"):
+        if not (values.get(key) is None or (isinstance(values[key], str) and values[key])):
+            raise ConfigError(f"{where}: {key} must be a text, got {values[key]!r}")
+    known = values.get("values")
+    if known is not None and not (isinstance(known, Mapping) and known):
+        raise ConfigError(f"{where}: values must be real or fake by value, such as {{0: real, 1: fake}}, got {known!r}")
+    labels = None if known is None else {str(name).casefold(): _label(label, where) for name, label in known.items()}
+    return LabelTable(values.get("file"), values.get("path"), values.get("label"), labels)
 
 
 def _parse_shared(values: Mapping[str, Any], names: list[str], where: str) -> SharedReals:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +17,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mirror_pl.benchmarks import Manifest, parse_manifest, without_settings
+from mirror_pl.benchmarks import LabelTable, Manifest, parse_label_table, parse_manifest, without_settings
 from mirror_pl.config.schema import literal
 from mirror_pl.errors import ConfigError, MirrorError, nearest
 
@@ -118,6 +119,18 @@ def manifest_of(node: Any) -> Manifest:
     """Return the benchmark that a composed config node describes."""
     values: Any = OmegaConf.to_container(node, resolve=True)
     return parse_manifest(without_settings(values))
+
+
+def label_table(given: str | Mapping[str, Any] | None, setting: str) -> LabelTable | None:
+    """Return the table of labels that a setting names; its file is one relative to the current folder.
+
+    Raises:
+        ConfigError: If it is of another form.
+    """
+    if given is None:
+        return None
+    table = parse_label_table(given, setting)
+    return table if table.file is None else replace(table, file=str(Path(table.file).absolute()))
 
 
 def build_validation(node: DictConfig, num_workers: int | None, index_cache: str | None) -> dict[str, BenchmarkDataModule]:

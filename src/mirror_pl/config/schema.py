@@ -18,6 +18,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Seed = Annotated[int, Field(ge=0)]
 Workers = Annotated[int, Field(ge=0)] | None
+Labels: TypeAlias = str | dict[str, Any] | None
+"""A CSV file with labels, or what `parse_label_table` takes."""
 
 
 def _refusal(message: str) -> PydanticCustomError:
@@ -73,6 +75,7 @@ class EvalSettings(DetectorSettings):
 
     data_root: str
     reals: str | None
+    labels: Labels
     tf32: bool
     cache_dir: str | None
     cache_limit_gb: Positive
@@ -187,6 +190,7 @@ class CheckDataSettings(Settings):
 
     data_root: str
     reals: str | None
+    labels: Labels
     decode: bool
     json_file: Annotated[str | None, Field(alias="json")]
 

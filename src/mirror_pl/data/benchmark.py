@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from mirror_pl.benchmarks import BenchmarkIndex, Manifest, index_benchmark, load_manifest
+from mirror_pl.benchmarks import BenchmarkIndex, LabelTable, Manifest, index_benchmark, load_manifest
 from mirror_pl.data.batch import Batch, Sample, collate
 from mirror_pl.data.sampler import InBatches, ShareOfBatches, as_it_is
 from mirror_pl.errors import ConfigError, DataError
@@ -44,6 +44,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         num_workers: Decoding processes of each process; None takes one per core, `MOST_WORKERS` at most.
         reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
         pair: Pair such subsets with shared reals at all.
+        labels: What labels the images, in place of the names of folders.
         index_cache: Folder to keep listings of the data in; None keeps none.
         cache_dir: Folder to keep preprocessed crops in, for any number of runs and recipes; None keeps none.
         cache_limit_gb: Size of that folder at most, in 1e9 bytes.
@@ -67,6 +68,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         cache_limit_gb: float = 100,
         spec: PreprocessSpec | None = None,
         crops: str | None = None,
+        labels: LabelTable | None = None,
     ) -> None:
         super().__init__()
         if batch_size != "auto" and batch_size < 1:
@@ -84,6 +86,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         self.num_workers = workers(num_workers)
         self.spec = spec
         self.crops = crops
+        self.labels = labels
         self.done: NDArray[np.bool_] | None = None
         self._index: BenchmarkIndex | None = None
 
@@ -96,7 +99,13 @@ class BenchmarkDataModule(L.LightningDataModule):
         """
         if self._index is None:
             self._index = index_benchmark(
-                self.manifest, self.data_root, IMAGE_SUFFIXES, pair=self.pair, reals=self.reals, cache=self.index_cache
+                self.manifest,
+                self.data_root,
+                IMAGE_SUFFIXES,
+                pair=self.pair,
+                reals=self.reals,
+                cache=self.index_cache,
+                labels=self.labels,
             )
         return self._index
 
@@ -206,6 +215,8 @@ class BenchmarkDataset(Dataset[Sample]):
     def __getitem__(self, sample_id: int) -> Sample:
         """Decode and preprocess one image; one that cannot be read comes back as such, never as another one."""
         source, suffix = self.index.source(sample_id), PurePosixPath(self.index.paths[sample_id]).suffix
+        if suffix.lower() not in IMAGE_SUFFIXES:  # a row of a Parquet file may have any name
+            suffix = ""
         label, group = int(self.index.labels[sample_id]), int(self.index.group_ids[sample_id])
         key = None if self.cache is None else identity(source, suffix)
         if self.cache is not None and key is not None:

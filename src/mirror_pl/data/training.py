@@ -11,7 +11,7 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from mirror_pl.benchmarks import BenchmarkIndex
+from mirror_pl.benchmarks import BenchmarkIndex, LabelTable, parse_label_table
 from mirror_pl.data.batch import Batch, Sample, collate
 from mirror_pl.data.benchmark import BenchmarkDataModule, all_same, device_type, workers
 from mirror_pl.data.features import FeatureCache, FeatureDataset, collate_features
@@ -48,6 +48,8 @@ class TrainingDataModule(L.LightningDataModule):
         augment: How crops are drawn; None takes the published way.
         seed: Decides which images are chosen, their order and their crops.
         index_cache: Folder to keep listings of the data in; None keeps none.
+        labels_file: CSV file that labels what is in `root` in place of the names of folders, with a row an image; or the
+            attributes of a `LabelTable` by their names.
         validation: Sets by name: a folder of reals and fakes, as ``benchmark=folder`` reads it, or a `BenchmarkDataModule`.
 
     Raises:
@@ -71,6 +73,7 @@ class TrainingDataModule(L.LightningDataModule):
         seed: int = 0,
         index_cache: str | Path | None = None,
         validation: Mapping[str, str | Path | BenchmarkDataModule] | None = None,
+        labels_file: str | Path | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -82,6 +85,7 @@ class TrainingDataModule(L.LightningDataModule):
         self.real = _folders(real)
         self.fake = _folders(fake)
         self.root = None if root is None else Path(root)
+        self.table = _table(labels_file)
         self.extra_real = _folders(extra_real)
         self.extra_reals_per_fake = extra_reals_per_fake
         self.labels = tuple(labels)
@@ -123,6 +127,7 @@ class TrainingDataModule(L.LightningDataModule):
                 max_per_class=self.max_per_class,
                 seed=self.seed,
                 cache=self.index_cache,
+                table=self.table,
             )
         return self._training_set
 
@@ -264,6 +269,12 @@ def _folders(given: Folders) -> tuple[Path, ...]:
     if given is None:
         return ()
     return (Path(given),) if isinstance(given, str | Path) else tuple(Path(folder) for folder in given)
+
+
+def _table(given: str | Path | Mapping[str, Any] | None) -> LabelTable | None:
+    if given is None:
+        return None
+    return parse_label_table(given if isinstance(given, Mapping) else str(given), "data.labels_file")
 
 
 def _check_set(data: BenchmarkDataModule) -> None:

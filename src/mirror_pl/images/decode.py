@@ -70,15 +70,13 @@ def decode(source: Path | ImageSource | bytes) -> DecodedImage:
 
 
 def _encoded(source: ImageSource | bytes) -> Path | BytesIO:
-    """Return what Pillow opens: the file itself, or the part of it that is the image."""
+    """Return what Pillow opens: the file itself, or the image's bytes out of a shard."""
     if isinstance(source, bytes):
         if not source:
             raise UndecodableImageError("an empty file")
         return BytesIO(source)
     if source.offset is not None:
-        if source.size == 0:
-            raise UndecodableImageError("an empty file")
-        return BytesIO(source.read_bytes())
+        return _encoded(source.read_bytes())
     status = source.path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise UndecodableImageError("a folder, not a file")

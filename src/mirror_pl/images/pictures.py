@@ -47,14 +47,15 @@ class PreparedPicture:
 def prepare(picture: Picture, spec: PreprocessSpec, crops: str = "center", suffix: str | None = None) -> PreparedPicture:
     """Decode a picture and cut what a detector sees of it.
 
-    The format alignment of the recipe goes by the suffix of a file's name; for bytes, by the format that they are in; for an
-    image, by the file it was opened from, or else its format. Pixels are not aligned.
+    The format alignment of the recipe goes by the suffix of a file's name; for bytes, and for a picture in a shard without a
+    suffix, by the format that they are in; for an image, by the file it was opened from, or else its format. Pixels are not
+    aligned.
 
     Args:
         picture: See `Picture`.
         spec: The detector's recipe.
         crops: See `plan_crops`.
-        suffix: To go by instead, with the dot; of a picture in a tar shard, say.
+        suffix: To go by instead, with the dot; of a picture in a shard, that of its name there.
 
     Raises:
         TypeError: If it is none of the kinds of `Picture`.
@@ -66,7 +67,10 @@ def prepare(picture: Picture, spec: PreprocessSpec, crops: str = "center", suffi
             source = Path(picture) if isinstance(picture, str) else picture
             decoded = decode(source)
             image, flaw = decoded.image, decoded.flaw
-            own_suffix = _SUFFIXES.get(decoded.format, "") if isinstance(source, bytes) else _path_of(source).suffix
+            file = _file_of(source)
+            own_suffix = _SUFFIXES.get(decoded.format, "") if file is None else file.suffix
+            if isinstance(source, ImageSource) and file is None:
+                suffix = suffix or None  # a row of a Parquet file need not be called by a file's name
         elif isinstance(picture, Image.Image):
             own_suffix = Path(str(getattr(picture, "filename", ""))).suffix or _SUFFIXES.get(picture.format or "", "")
             image = _rgb(picture)
@@ -84,8 +88,11 @@ _SUFFIXES: Final = {"PNG": ".png", "BMP": ".bmp"}
 """Suffixes of files in the formats that recipes align."""
 
 
-def _path_of(source: Path | ImageSource) -> Path:
-    return source if isinstance(source, Path) else source.path
+def _file_of(source: Path | ImageSource | bytes) -> Path | None:
+    """Return the file that is the picture; None for bytes, and for a part of a file."""
+    if isinstance(source, ImageSource):
+        return source.path if source.offset is None else None
+    return source if isinstance(source, Path) else None
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from mirror_pl.benchmarks import BenchmarkIndex, benchmark_names, index_benchmark, load_manifest
 from mirror_pl.benchmarks.inspect import find_duplicates, inspect_subsets
-from mirror_pl.config.build import manifest_of
+from mirror_pl.config.build import label_table, manifest_of
 from mirror_pl.config.schema import CheckDataSettings, read_settings
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
 from mirror_pl.files import write_text
@@ -37,6 +37,7 @@ def run(cfg: DictConfig) -> None:
     console = Console()
     root = Path(settings.data_root)
     reals = None if settings.reals is None else Path(settings.reals)
+    labels = label_table(settings.labels, "labels")
     chosen = cfg.get("benchmark")
     if chosen is not None:
         manifests = [manifest_of(chosen)]
@@ -46,7 +47,7 @@ def run(cfg: DictConfig) -> None:
     absent: dict[str, str] = {}
     for manifest in manifests:
         try:
-            index = index_benchmark(manifest, root, IMAGE_SUFFIXES, reals=reals)
+            index = index_benchmark(manifest, root, IMAGE_SUFFIXES, reals=reals, labels=labels)
         except BenchmarkAbsentError as error:
             if chosen is not None:
                 raise

@@ -111,5 +111,8 @@ def with_absolute_paths(cfg: DictConfig) -> dict[str, Any]:
             node = node[group]
         if node[name] is not None:
             node[name] = str(Path(node[name]).resolve())
+    labels = {"file": plain["labels"]} if isinstance(plain["labels"], str) else plain["labels"]
+    if labels is not None and labels.get("file") is not None:
+        plain["labels"] = {**labels, "file": str(Path(labels["file"]).resolve())}
     settings: dict[str, Any] = plain
     return settings

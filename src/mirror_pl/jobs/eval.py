@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from mirror_pl.callbacks import PartsOfRun, Predictions, ScoreKeeper
-from mirror_pl.config.build import build, build_manifest, build_trainer
+from mirror_pl.config.build import build, build_manifest, build_trainer, label_table
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import FREE_SETTINGS, EvalSettings, read_settings
 from mirror_pl.errors import ConfigError, IncompleteRunError
@@ -124,6 +124,7 @@ def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
         manifest=build_manifest(cfg),
         data_root=settings.data_root,
         reals=settings.reals,
+        labels=label_table(settings.labels, "labels"),
         pair=settings.compat is None,
         crops=policy.crops,
         **fresh,

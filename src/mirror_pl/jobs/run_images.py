@@ -10,8 +10,8 @@ from PIL import Image
 
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports.html_page import Picture
+from mirror_pl.sources.shards import is_shard, list_shard
 from mirror_pl.sources.source import ImageSource
-from mirror_pl.sources.tar import SHARD_SUFFIX, list_shard
 
 SIDE_PX: Final = 144
 """Longer side of a thumbnail: sharp at the page's size on most screens."""
@@ -77,14 +77,14 @@ class RunPictures:
         Raises:
             UndecodableImageError: If it is not there, too large to be shown, or cannot be read; with a few words on why.
         """
-        if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:  # a table may name any file
-            raise UndecodableImageError("no image's suffix")
         source = self._source(path)
         try:
             size = source.path.stat().st_size if source.offset is None else source.size
             if size > MAX_FILE_BYTES:
                 raise UndecodableImageError("a large file")
             content = source.read_bytes()
+            if len(content) > MAX_FILE_BYTES:  # of a Parquet file's row, only reading tells
+                raise UndecodableImageError("a large file")
         except OSError as error:
             raise UndecodableImageError(error.strerror or "not readable") from error
         if _pixels(content) > MAX_PIXELS:
@@ -95,8 +95,10 @@ class RunPictures:
         file = self.data_root / path
         try:
             if file.is_file():
+                if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:  # a table may name any file
+                    raise UndecodableImageError("no image's suffix")
                 return ImageSource(file)
-            shard = next((above for above in file.parents if above.suffix.lower() == SHARD_SUFFIX and above.is_file()), None)
+            shard = next(filter(is_shard, file.parents), None)
             if shard is not None:
                 if shard not in self._shards:
                     self._shards[shard] = _members(shard)
@@ -120,6 +122,6 @@ def _pixels(content: bytes) -> int:
 def _members(shard: Path) -> dict[str, ImageSource]:
     return {
         "/".join((*folder.parts, name)): ImageSource(shard, offset, size)
-        for folder in list_shard(shard, (), IMAGE_SUFFIXES, frozenset())
+        for folder in list_shard(shard, (), IMAGE_SUFFIXES)
         for name, offset, size in zip(folder.names, folder.offsets, folder.sizes, strict=True)
     }

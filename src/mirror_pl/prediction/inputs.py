@@ -1,4 +1,4 @@
-"""What to score: files, folders, globs, lists and tar shards become a stream of items, in a fixed order. Opens no image."""
+"""What to score: files, folders, globs, lists and shards become a stream of items, in a fixed order. Opens no image."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.sources.folder import suffix_of
 from mirror_pl.sources.globs import has_magic, matches
+from mirror_pl.sources.shards import SHARD_SUFFIXES, list_shard
 from mirror_pl.sources.source import ImageSource
-from mirror_pl.sources.tar import SHARD_SUFFIX, list_shard
 from mirror_pl.sources.tree import folders_below
 
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
@@ -147,10 +147,11 @@ def entries(
     ================ ====================================================================================================
     a file           itself, whatever its suffix
     a folder         the files with one of `SUFFIXES` in the order of their names, then its folders likewise; links are
-                     followed, but not to a folder above; other files, tars included, are passed over
+                     followed, but not to a folder above; other files, shards included, are passed over
     ``*.txt, *.lst`` the files that it lists, one a line, relative to the current folder, each of them a picture
     ``-``            the same from standard input
-    ``*.tar``        the pictures in it, by folder and name; read in place
+    ``*.tar, *.zip`` the pictures in it, by folder and name; read in place
+    ``*.parquet``    the pictures embedded in it, in the order of its rows; read in place
     a glob           what it matches, as if each were named: ``*``, ``?``, ``[...]`` and ``**``, see `globs.matches`
     ================ ====================================================================================================
 
@@ -193,7 +194,7 @@ def _expand(name: str, passed_over: Counter[str]) -> Iterator[Entry]:
             return
         with opened:
             yield from map(Item.of_file, _listed(opened))
-    elif suffix == SHARD_SUFFIX:
+    elif suffix in SHARD_SUFFIXES:
         yield Shard(name)
     else:
         yield Item.of_file(name)
@@ -214,14 +215,18 @@ def _in_folder(name: str, passed_over: Counter[str]) -> Iterator[Item]:
 
 def _in_shard(name: str, passed_over: Counter[str]) -> Iterator[Item]:
     try:
-        folders = list_shard(Path(name), (), SUFFIXES, frozenset())
+        folders = list_shard(Path(name), (), SUFFIXES)
     except OSError as error:
         yield Item.of_problem(name, error)
         return
     for folder in folders:
         for member, offset, size in zip(folder.names, folder.offsets, folder.sizes, strict=True):
+            suffix = suffix_of(member)
             path = "/".join((name, *folder.parts, member))
-            yield Item(ImageSource(Path(name), offset, size), path, suffix_of(member))
+            yield Item(ImageSource(Path(name), offset, size), path, suffix if suffix in SUFFIXES else "")
+        for member, problem in folder.problems.items():
+            path = "/".join((name, *folder.parts, member))
+            yield Item(ImageSource(Path(name)), path, suffix_of(member), f"OSError: {problem}")
         for member in folder.others:
             passed_over[suffix_of(member)] += 1
 

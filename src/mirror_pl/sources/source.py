@@ -1,19 +1,22 @@
-"""Where an image's bytes are: a file of its own, or a part of a larger one."""
+"""Where an image's bytes are: a file of its own, or a member of a shard."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from mirror_pl.sources.shards import read_member
+
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A file, or `size` bytes of it from `offset` on.
+    """A file, or an image in a shard; of a file that is none, `size` bytes from `offset` on.
 
     Attributes:
         path: The file.
-        offset: Where the image begins in it; None where the file is the image.
-        size: Bytes of such a part.
+        offset: Where the image is in it: in a tar the byte that it begins at, in a zip that of the member's header, in a
+            Parquet file the row. None where the file is the image.
+        size: Bytes of such an image; -1 in a Parquet file, which does not say.
     """
 
     path: Path
@@ -24,13 +27,7 @@ class ImageSource:
         """Return the image's bytes, still encoded.
 
         Raises:
-            OSError: If the file cannot be read, or ends before the part does.
+            OSError: If the file cannot be read, ends before the image does, or the image is damaged in the shard, missing
+                from its row, or of more bytes than any picture has.
         """
-        if self.offset is None:
-            return self.path.read_bytes()
-        with self.path.open("rb") as opened:
-            opened.seek(self.offset)
-            content = opened.read(self.size)
-        if len(content) < self.size:
-            raise OSError(f"{self.path.name} ends {self.size - len(content)} bytes before this image does")
-        return content
+        return self.path.read_bytes() if self.offset is None else read_member(self.path, self.offset, self.size)

@@ -1,82 +1,65 @@
-"""The images in a tar, listed and read in place."""
+"""The files in a tar, listed and read in place: a member's place is where its bytes begin."""
 
 from __future__ import annotations
 
-import stat
 import tarfile
-from collections.abc import Set
 from pathlib import Path
+from typing import Final
 
-from mirror_pl.sources.folder import Folder, suffix_of
+from mirror_pl.sources.members import Member
 
-SHARD_SUFFIX = ".tar"
-NOWHERE = (-1, -1)
-"""Place of a member that is no file: a symbolic link, or a hard link to what is not in the tar."""
-BLOCK = 10240
+_BLOCK: Final = 10240
 """Bytes read at once: the zeros after a tar's last member are this many at most, as a rule."""
 
 
-def list_shard(path: Path, parts: tuple[str, ...], suffixes: Set[str], skip: Set[str]) -> list[Folder]:
-    """List the images in a tar, by folder as their keys say; a member written twice counts once, as its last.
-
-    Args:
-        path: The tar.
-        parts: Names from where the walk began down to the tar, its own included.
-        suffixes: Suffixes of images, lower case, with the dot.
-        skip: Names of folders passed over, lower case.
+def list_tar(path: Path) -> list[Member]:
+    """List the files in a tar; what has no bytes of its own, such as a symbolic link, has no place.
 
     Raises:
-        OSError: If the tar is no regular file, cannot be read, is damaged, compressed, or ends early.
+        OSError: If the tar cannot be read, is damaged, compressed, or ends early.
     """
+    members: dict[str, Member] = {}
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
-            raise OSError("a pipe or device, not a file")
-        mtime = status.st_mtime_ns
-        places: dict[str, tuple[int, int]] = {}
-        members: dict[str, dict[str, tuple[int, int]]] = {}
         with tarfile.open(path, "r:") as shard:
             for member in shard:
                 if member.isdir():
                     continue
-                full_name = member.name.removeprefix("./")
+                name = member.name.removeprefix("./")
                 if member.isreg() and not member.issparse():
-                    place = (member.offset_data, member.size)
+                    found = Member(name, member.offset_data, member.size)
                 else:  # a hard link is another name of an earlier member; nothing else has bytes of its own
-                    place = places.get(member.linkname.removeprefix("./"), NOWHERE) if member.islnk() else NOWHERE
-                places[full_name] = place
-                above, _, name = full_name.rpartition("/")
-                members.setdefault(above, {})[name] = place
+                    target = members.get(member.linkname.removeprefix("./")) if member.islnk() else None
+                    found = Member(name, None, -1) if target is None else target._replace(name=name)
+                members[name] = found
             end = shard.offset
         _check_end(path, end)
     except tarfile.TarError as error:
         raise OSError(f"not a tar that can be read in place: {error}") from error
-    folders = []
-    for above, here in sorted(members.items()):
-        inner = tuple(part for part in above.split("/") if part)
-        if skip & {part.lower() for part in inner}:
-            continue
-        folder = Folder((*parts, *inner), shard="/".join(parts))
-        for name, (offset, size) in sorted(here.items()):
-            if suffix_of(name) in suffixes and (offset, size) != NOWHERE:
-                folder.names.append(name)
-                folder.sizes.append(size)
-                folder.mtimes.append(mtime)
-                folder.offsets.append(offset)
-            else:
-                folder.others.append(name)
-        folders.append(folder)
-    return folders
+    return list(members.values())
+
+
+def read_part(path: Path, place: int, size: int) -> bytes:
+    """Return `size` bytes of a file, from `place` on.
+
+    Raises:
+        OSError: If it cannot be read, or ends before.
+    """
+    with path.open("rb") as opened:
+        opened.seek(place)
+        content = opened.read(size)
+    if len(content) < size:
+        raise OSError(f"{path.name} ends {size - len(content)} bytes before this image does")
+    return content
 
 
 def _check_end(path: Path, end: int) -> None:
     """Check that a tar ends as it should: tarfile takes the first header that it cannot read for the end, silently."""
     with path.open("rb") as opened:
         opened.seek(end)
-        rest = opened.read(BLOCK)
+        rest = opened.read(_BLOCK)
         if not rest:
             raise OSError("the tar ends early: its closing block is missing")
         while rest:
             if any(rest):
                 raise OSError(f"the tar is damaged at byte {end}, or several were joined: what follows cannot be listed")
-            rest = opened.read(BLOCK)
+            rest = opened.read(_BLOCK)

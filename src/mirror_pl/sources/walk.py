@@ -1,4 +1,4 @@
-"""One walk over a tree, tar shards included: what is in each folder, and what its name says of the images in it."""
+"""One walk over a tree, shards included: what is in each folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mirror_pl.sources.folder import Folder, suffix_of
-from mirror_pl.sources.tar import SHARD_SUFFIX, list_shard
+from mirror_pl.sources.shards import SHARD_SUFFIXES, is_shard, list_shard
 from mirror_pl.sources.tree import ListedFolder, folders_below
 
 
@@ -17,7 +17,7 @@ class Walk:
     """All folders below one.
 
     Attributes:
-        path: Where the walk began.
+        path: Where the walk began; for a single shard the folder that it lies in.
         folders: Each folder below it that holds a file, itself included; parents before children.
         unreadable: Why a folder could not be listed, by its names below `path` joined by slashes.
         directories: Time of last change, in ns, of every folder and shard that was listed, by its names below `path` joined
@@ -30,18 +30,25 @@ class Walk:
     directories: dict[str, int] = field(default_factory=dict)
 
 
-def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset(), shards: bool = False) -> Walk:
-    """List the images below `path`.
+def walk(
+    path: Path, suffixes: Set[str], skip: Set[str] = frozenset(), shards: bool = False, label: str | None = None
+) -> Walk:
+    """List the images below `path`, or in it where it is a shard.
 
     Symbolic links are followed, but not to a folder above the link. A folder named like an image is both: a sample, which
     will be found undecodable, and a folder.
 
     Args:
-        path: An existing folder.
+        path: An existing folder, or a shard.
         suffixes: Suffixes of images, lower case, with the dot.
         skip: Names of folders not entered, lower case.
-        shards: Look into tar files too, as into folders; otherwise they are files like any other.
+        shards: Look into shards too, as into folders; otherwise they are files like any other.
+        label: See `list_shard`.
     """
+    if is_shard(path):
+        result = Walk(path.parent)
+        _take_shard(path, (path.name,), suffixes, skip, label, result)
+        return result
     result, root = Walk(path), str(path)
     for listed in folders_below(root):
         parts = tuple(part for part in listed.path[len(root) :].split(os.sep) if part)
@@ -53,8 +60,8 @@ def walk(path: Path, suffixes: Set[str], skip: Set[str] = frozenset(), shards: b
         _take(listed, parts, suffixes, shards, result)
         listed.inner[:] = [name for name in listed.inner if name.lower() not in skip]
         for name in listed.files if shards else ():
-            if suffix_of(name) == SHARD_SUFFIX and SHARD_SUFFIX not in suffixes:
-                _take_shard(Path(listed.path, name), (*parts, name), suffixes, skip, result)
+            if suffix_of(name) in SHARD_SUFFIXES:
+                _take_shard(Path(listed.path, name), (*parts, name), suffixes, skip, label, result)
     return result
 
 
@@ -75,17 +82,19 @@ def _take(listed: ListedFolder, parts: tuple[str, ...], suffixes: Set[str], shar
         elif name in listed.odd:
             error = listed.odd[name]
             result.unreadable["/".join((*parts, name))] = error.strerror or str(error)
-        elif not shards or suffix != SHARD_SUFFIX:
+        elif not shards or suffix not in SHARD_SUFFIXES:
             folder.others.append(name)
     if folder.names or folder.others:
         result.folders.append(folder)
 
 
-def _take_shard(path: Path, parts: tuple[str, ...], suffixes: Set[str], skip: Set[str], result: Walk) -> None:
-    """Add the folders in a tar."""
+def _take_shard(
+    path: Path, parts: tuple[str, ...], suffixes: Set[str], skip: Set[str], label: str | None, result: Walk
+) -> None:
+    """Add the folders in a shard."""
     try:
         result.directories["/".join(parts)] = folder_mtime(path)
-        result.folders.extend(list_shard(path, parts, suffixes, skip))
+        result.folders.extend(list_shard(path, parts, suffixes, skip, label))
     except OSError as error:
         result.unreadable["/".join(parts)] = error.strerror or str(error)
 
