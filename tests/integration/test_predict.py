@@ -195,7 +195,7 @@ def test_the_default_says_what_it_is(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_progress_with_the_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Progress.__init__, "__defaults__", (0.0,))
+    monkeypatch.setattr(Progress.__init__, "__defaults__", ("pictures", None, 0.0))
     Path("list.txt").write_text("\n".join(golden_paths()))
     run(compose("predict", arguments(["list.txt"], "out.json")))
     lines = [line for line in capsys.readouterr().out.splitlines() if " left" in line]

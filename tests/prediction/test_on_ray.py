@@ -78,7 +78,18 @@ def cluster() -> Iterator[Any]:
 
 
 def test_two_nodes_give_the_result_of_one_machine(cluster: Any, tmp_path: Path) -> None:
-    """And what ends its process each time is set aside, with a reason, and costs no other unit a row."""
+    shards = write_shards(tmp_path / "in", 4, 20)
+    finish(driver(cluster.address, tmp_path / "out.jsonl", 0, shards))
+    finish(driver("none", tmp_path / "whole.jsonl", 0, shards))
+    assert (tmp_path / "out.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    found = sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out"))
+    assert found == ["out.jsonl", "out.jsonl.run.json"], "nothing else is left"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_batch_that_ends_its_process_each_time_is_set_aside(cluster: Any, tmp_path: Path) -> None:
+    """With a reason, and costs no other batch a row."""
     shards = write_shards(tmp_path / "in", 4, 36, poison=(2, 20))
     printed = finish(driver(cluster.address, tmp_path / "out.jsonl", 0, shards))
     assert "unit 2 36 16" in printed
@@ -90,10 +101,6 @@ def test_two_nodes_give_the_result_of_one_machine(cluster: Any, tmp_path: Path) 
     assert [row["image_path"] for row in aside] == [f"{shards[2]}/{member:04d}.png" for member in range(36)]
     assert [row["status"] for row in aside] == ["ok"] * 16 + ["undecodable"] * 16 + ["ok"] * 4
     assert {row["reason"] for row in aside[16:32]} == {"set aside: what scored its batch was lost 3 times"}
-    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith("out")) == [
-        "out.jsonl",
-        "out.jsonl.run.json",
-    ]
 
 
 def test_room() -> None:

@@ -39,6 +39,7 @@ from mirror_pl.prediction.engine import LARGEST_BATCH
 from mirror_pl.prediction.on_ray import MOST_TRIES, Work, connected, packed, room_for, score_on_ray
 from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
 from mirror_pl.reports import print_plain
+from mirror_pl.sources.shards import SHARD_SUFFIXES
 from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable, storable
 
@@ -248,8 +249,9 @@ def _say_passed_over(passed_over: Counter[str], console: Console) -> None:
         return
     kinds = name_list(f"{count:,} {suffix or 'without a suffix'}" for suffix, count in passed_over.most_common())
     print_plain(f"Passed over in folders and shards, by their suffix: {kinds}.", console)
-    if passed_over[".tar"]:
-        print_plain("A shard is read where it is named: 'FOLDER/*.tar'.", console)
+    shards = sorted(SHARD_SUFFIXES & passed_over.keys())
+    if shards:
+        print_plain(f"A shard is read where it is named: 'FOLDER/*{shards[0]}'.", console)
 
 
 def _say(output: Output, console: Console) -> None:
