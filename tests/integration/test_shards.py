@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from golden_set import SMALL
 from shard_files import FORMS, golden_pictures, in_folders, settings_of, structs, write_parquet, write_zip
 
 from mirror_pl.config.command import compose
-from mirror_pl.errors import IncompleteRunError
+from mirror_pl.errors import ConfigError, DataError, IncompleteRunError
 from mirror_pl.jobs import eval as evaluation
 from mirror_pl.jobs import predict as prediction
 from mirror_pl.jobs.run_images import RunPictures
@@ -69,6 +70,47 @@ def test_an_evaluation_has_the_scores_of_files(tmp_path: Path, form: str, expect
     pictures = RunPictures(tmp_path / "data")
     for path in pq.read_table(run / "predictions.parquet")["path"].to_pylist()[:3]:
         assert pictures.open(path).size > (1, 1)
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[[Path], str]]:
+    """Puts a folder where only fsspec reaches, and returns its URL."""
+    pytest.importorskip("upath", reason="mirror_pl[remote] is not installed")
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+
+    def put(folder: Path) -> str:
+        memory.put(str(folder), f"/bucket/{folder.name}", recursive=True)
+        return f"memory://bucket/{folder.name}"
+
+    yield put
+    if memory.exists("/bucket"):
+        memory.rm("/bucket", recursive=True)
+
+
+@pytest.mark.parametrize("form", ["files", "tar", "deflated", "struct"])
+def test_data_by_url_has_the_scores_of_files(
+    tmp_path: Path, form: str, expected: list[tuple[Any, ...]], elsewhere: Callable[[Path], str]
+) -> None:
+    FORMS[form](tmp_path / "data", golden_pictures())
+    url = elsewhere(tmp_path / "data")
+    settings = ["benchmark=folder", f"data_root={url}", f"cache_dir={tmp_path / 'cache'}", *DETECTOR]
+    assert scores_of(evaluate(tmp_path / "run", *settings)) == expected
+    assert record_of(tmp_path / "run", "run.json")["data"]["root"] == url
+    here, there = ([place if form == "files" else f"{place}/*"] for place in (str(tmp_path / "data"), url))
+    local, remote = predict(here, "here.jsonl"), predict(there, "there.jsonl", "num_workers=2")
+    assert [row["logit"] for row in remote] == [row["logit"] for row in local]
+    assert [row["image_path"] for row in remote] == [row["image_path"].replace(str(tmp_path / "data"), url) for row in local]
+
+
+def test_a_url_that_is_not_there(tmp_path: Path, elsewhere: Callable[[Path], str]) -> None:
+    with pytest.raises(ConfigError, match=r"input: memory://bucket/nothing\.tar does not exist"):
+        predict(["memory://bucket/nothing.tar"], "out.jsonl")
+    with pytest.raises(DataError, match="data_root: memory://bucket/nothing does not exist"):
+        evaluate(tmp_path / "run", "benchmark=folder", "data_root=memory://bucket/nothing", *DETECTOR)
+    with pytest.raises(ConfigError, match=r"nowhere://x/y.tar cannot be reached: .*pip install 'mirror_pl\[remote\]'"):
+        predict(["nowhere://x/y.tar"], "out.jsonl")
 
 
 def test_a_cache_of_crops_tells_rows_apart(tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from mirror_pl.benchmarks import index_benchmark
 from mirror_pl.config.build import manifest_of
 from mirror_pl.errors import CheckpointError, DataError, OutputError
+from mirror_pl.sources.place import path_of
 from mirror_pl.sources.walk import find_folder
 
 
@@ -29,13 +30,13 @@ def check_early(cfg: DictConfig) -> None:
         raise CheckpointError(f"{checkpoint} does not exist; give another one with checkpoint=...")
     if "data_root" in cfg and "benchmark" in cfg:
         manifest = manifest_of(cfg.benchmark)
-        root = Path(cfg.data_root)
+        root = path_of(cfg.data_root)
         folders = [folder for layout in manifest.layouts.values() for folder in layout.folders]
         if not root.is_dir() or not any(find_folder(root, folder) for folder in folders):
             index_benchmark(manifest, root, frozenset())
     for key in ("root", "real", "fake") if "phase" in cfg and "data" in cfg else ():
         named = cfg.data.get(key) or []
-        for folder in map(Path, [named] if isinstance(named, str) else named):
+        for folder in map(path_of, [named] if isinstance(named, str) else named):
             if not folder.exists():
                 example = f"data.{key}=FOLDER" if key == "root" else f"data.{key}=[FOLDER]"
                 raise DataError(f"data.{key}: {folder} does not exist; give a folder of images as {example}")

@@ -21,6 +21,7 @@ from mirror_pl.images import IMAGE_SUFFIXES, CropCache, PreprocessSpec, identity
 from mirror_pl.images.crops import crop_count
 from mirror_pl.locate import miniature_dir
 from mirror_pl.scores import Status
+from mirror_pl.sources.place import path_of
 from mirror_pl.stopping import in_worker
 
 LARGEST_BATCH = {"cpu": 16, "cuda": 256}
@@ -76,8 +77,8 @@ class BenchmarkDataModule(L.LightningDataModule):
         if not 0 < cache_limit_gb < float("inf"):
             raise ConfigError(f"cache_limit_gb must be more than 0, got {cache_limit_gb}")
         self.manifest = load_manifest(manifest) if isinstance(manifest, str) else manifest
-        self.data_root = _default_root(self.manifest.name) if data_root is None else Path(data_root)
-        self.reals = None if reals is None else Path(reals)
+        self.data_root = _default_root(self.manifest.name) if data_root is None else path_of(data_root)
+        self.reals = None if reals is None else path_of(reals)
         self.pair = pair
         self.index_cache = None if index_cache is None else Path(index_cache)
         self.cache_dir = None if cache_dir is None else Path(cache_dir)

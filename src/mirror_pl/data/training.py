@@ -21,6 +21,7 @@ from mirror_pl.errors import ConfigError, DataError, name_list
 from mirror_pl.images import IMAGE_SUFFIXES, AugmentSpec, UndecodableImageError, augment, decode
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.scores import Status
+from mirror_pl.sources.place import path_of
 from mirror_pl.sources.source import ImageSource
 from mirror_pl.stopping import in_worker
 
@@ -84,7 +85,7 @@ class TrainingDataModule(L.LightningDataModule):
             raise ConfigError(f"seed must be 0 or more, got {seed}")
         self.real = _folders(real)
         self.fake = _folders(fake)
-        self.root = None if root is None else Path(root)
+        self.root = None if root is None else path_of(root)
         self.table = _table(labels_file)
         self.extra_real = _folders(extra_real)
         self.extra_reals_per_fake = extra_reals_per_fake
@@ -268,7 +269,7 @@ class TrainingDataModule(L.LightningDataModule):
 def _folders(given: Folders) -> tuple[Path, ...]:
     if given is None:
         return ()
-    return (Path(given),) if isinstance(given, str | Path) else tuple(Path(folder) for folder in given)
+    return (path_of(given),) if isinstance(given, str | Path) else tuple(path_of(folder) for folder in given)
 
 
 def _table(given: str | Path | Mapping[str, Any] | None) -> LabelTable | None:

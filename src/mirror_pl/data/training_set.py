@@ -289,7 +289,7 @@ class _Search:
             if not folder.names:
                 continue
             path = listed.path.joinpath(*folder.parts)
-            taken = self.taken.setdefault(os.path.realpath(path), {})
+            taken = self.taken.setdefault(os.path.realpath(str(path)), {})
             if label in taken:
                 continue
             for other, before in taken.items():

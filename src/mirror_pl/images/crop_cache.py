@@ -37,6 +37,8 @@ def identity(source: ImageSource, suffix: str) -> bytes | None:
     Returns:
         None where the file has changed in the last two seconds, or cannot be looked at. Cost: one stat.
     """
+    if not isinstance(source.path, Path):  # a URL, of which less is known
+        return None
     try:
         status = os.stat(source.path)  # noqa: PTH116 - pathlib takes twice as long
     except (OSError, ValueError):

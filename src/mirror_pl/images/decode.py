@@ -77,6 +77,8 @@ def _encoded(source: ImageSource | bytes) -> Path | BytesIO:
         return BytesIO(source)
     if source.offset is not None:
         return _encoded(source.read_bytes())
+    if not isinstance(source.path, Path):  # a URL
+        return BytesIO(source.read_bytes())
     status = source.path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise UndecodableImageError("a folder, not a file")

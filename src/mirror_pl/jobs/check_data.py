@@ -19,6 +19,7 @@ from mirror_pl.files import write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.data_check import DataCheck, print_check
+from mirror_pl.sources.place import path_of
 from mirror_pl.sources.source import ImageSource
 from mirror_pl.texts import storable
 
@@ -35,8 +36,8 @@ def run(cfg: DictConfig) -> None:
     """
     settings = read_settings(cfg, CheckDataSettings)
     console = Console()
-    root = Path(settings.data_root)
-    reals = None if settings.reals is None else Path(settings.reals)
+    root = path_of(settings.data_root)
+    reals = None if settings.reals is None else path_of(settings.reals)
     labels = label_table(settings.labels, "labels")
     chosen = cfg.get("benchmark")
     if chosen is not None:

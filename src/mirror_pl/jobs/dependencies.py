@@ -19,6 +19,7 @@ from mirror_pl.files import kept_sha256
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.provenance import versions
 from mirror_pl.reports.run_folder import is_begun
+from mirror_pl.sources.place import path_of
 
 if TYPE_CHECKING:
     from mirror_pl.benchmarks import BenchmarkIndex
@@ -110,7 +111,7 @@ def with_absolute_paths(cfg: DictConfig) -> dict[str, Any]:
         for group in groups:
             node = node[group]
         if node[name] is not None:
-            node[name] = str(Path(node[name]).resolve())
+            node[name] = str(path_of(node[name]).resolve())
     labels = {"file": plain["labels"]} if isinstance(plain["labels"], str) else plain["labels"]
     if labels is not None and labels.get("file") is not None:
         plain["labels"] = {**labels, "file": str(Path(labels["file"]).resolve())}

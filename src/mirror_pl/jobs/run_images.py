@@ -10,6 +10,7 @@ from PIL import Image
 
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
 from mirror_pl.reports.html_page import Picture
+from mirror_pl.sources.place import path_of
 from mirror_pl.sources.shards import is_shard, list_shard
 from mirror_pl.sources.source import ImageSource
 
@@ -44,7 +45,7 @@ class Thumbnails:
     def _make(self, data_root: str, path: str) -> Picture:
         if self._total >= MAX_TOTAL_BYTES:
             return Picture(None, "left out, the page is large")
-        pictures = self._pictures.setdefault(data_root, RunPictures(Path(data_root)))
+        pictures = self._pictures.setdefault(data_root, RunPictures(path_of(data_root)))
         try:
             image = pictures.open(path)
         except UndecodableImageError as error:

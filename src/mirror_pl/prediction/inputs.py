@@ -14,12 +14,13 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.sources.folder import suffix_of
 from mirror_pl.sources.globs import has_magic, matches
+from mirror_pl.sources.place import is_folder, is_remote, path_of, stat_of
 from mirror_pl.sources.shards import SHARD_SUFFIXES, list_shard
 from mirror_pl.sources.source import ImageSource
 from mirror_pl.sources.tree import folders_below
 
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
-# ruff: noqa: PTH112, PTH116, PTH117, PTH118, PTH119
+# ruff: noqa: PTH117, PTH118, PTH119
 
 SUFFIXES: Final = IMAGE_SUFFIXES | {".avif", ".gif", ".heic", ".heif", ".jfif", ".jpe", ".tif", ".tiff"}
 """What is taken for a picture in folders and shards. What Pillow cannot read of it has a row that says so."""
@@ -69,12 +70,12 @@ class Item:
     @classmethod
     def of_file(cls, path: str, place: Place = NO_PLACE) -> Item:
         """Return the item of a file, whether or not it is there."""
-        return cls(ImageSource(Path(path)), path, suffix_of(os.path.basename(path)), "", place)
+        return cls(ImageSource(path_of(path)), path, suffix_of(os.path.basename(path)), "", place)
 
     @classmethod
     def of_problem(cls, path: str, error: OSError) -> Item:
         """Return the item of what could not be looked into."""
-        return cls(ImageSource(Path(path)), path, "", f"{type(error).__name__}: {error.strerror or error}")
+        return cls(ImageSource(path_of(path)), path, "", f"{type(error).__name__}: {error.strerror or error}")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Shard:
     def key(self) -> str:
         """What tells it from others: its name, and how many bytes it has; -1 where that cannot be read."""
         try:
-            size = os.stat(self.path).st_size
+            size = stat_of(self.path).st_size
         except OSError:
             size = -1
         return f"{self.path}\0{size}"
@@ -121,7 +122,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
     if list(inputs).count(STDIN) > 1:
         raise ConfigError("input: - is given twice, and standard input can be read only once")
     for name in inputs:
-        if name == STDIN or os.path.lexists(name):
+        if name == STDIN or _is_there(name):
             continue
         if not has_magic(name):
             where = "" if os.path.isabs(name) else f" in {Path.cwd()}"
@@ -170,7 +171,7 @@ def entries(
     for name in inputs:
         if name == STDIN:
             yield from map(Item.of_file, _listed(stdin or FileIO(0, closefd=False)))
-        elif has_magic(name) and not os.path.lexists(name):
+        elif has_magic(name) and not _is_there(name):
             for path in matches(name):
                 yield from _expand(path, passed_over)
         else:
@@ -182,13 +183,17 @@ def count_items(inputs: Sequence[str]) -> int | None:
     return None if STDIN in inputs else sum(1 for _ in expand(inputs))
 
 
+def _is_there(name: str) -> bool:
+    return path_of(name).exists() if is_remote(name) else os.path.lexists(name)
+
+
 def _expand(name: str, passed_over: Counter[str]) -> Iterator[Entry]:
     suffix = suffix_of(os.path.basename(name))
-    if os.path.isdir(name):
+    if is_folder(name):
         yield from _in_folder(name, passed_over)
     elif suffix in LIST_SUFFIXES:
         try:
-            opened = FileIO(name)
+            opened = path_of(name).open("rb", 0) if is_remote(name) else FileIO(name)
         except OSError as error:
             yield Item.of_problem(name, error)
             return
@@ -215,7 +220,7 @@ def _in_folder(name: str, passed_over: Counter[str]) -> Iterator[Item]:
 
 def _in_shard(name: str, passed_over: Counter[str]) -> Iterator[Item]:
     try:
-        folders = list_shard(Path(name), (), SUFFIXES)
+        folders = list_shard(path_of(name), (), SUFFIXES)
     except OSError as error:
         yield Item.of_problem(name, error)
         return
@@ -223,10 +228,10 @@ def _in_shard(name: str, passed_over: Counter[str]) -> Iterator[Item]:
         for member, offset, size in zip(folder.names, folder.offsets, folder.sizes, strict=True):
             suffix = suffix_of(member)
             path = "/".join((name, *folder.parts, member))
-            yield Item(ImageSource(Path(name), offset, size), path, suffix if suffix in SUFFIXES else "")
+            yield Item(ImageSource(path_of(name), offset, size), path, suffix if suffix in SUFFIXES else "")
         for member, problem in folder.problems.items():
             path = "/".join((name, *folder.parts, member))
-            yield Item(ImageSource(Path(name)), path, suffix_of(member), f"OSError: {problem}")
+            yield Item(ImageSource(path_of(name)), path, suffix_of(member), f"OSError: {problem}")
         for member in folder.others:
             passed_over[suffix_of(member)] += 1
 

@@ -16,6 +16,7 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.images.pictures import PreparedPicture, prepare
 from mirror_pl.prediction.inputs import Item
+from mirror_pl.sources.place import stat_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def prepare_item(
     if item.problem:
         return PreparedPicture(None, status="undecodable", reason=item.problem)
     try:
-        size = item.source.size if item.source.offset is not None else item.source.path.stat().st_size
+        size = item.source.size if item.source.offset is not None else stat_of(item.source.path).st_size
         if size > limits.bytes:
             return PreparedPicture(
                 None,

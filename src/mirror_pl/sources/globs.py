@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
+from mirror_pl.sources.place import scheme_of
 from mirror_pl.sources.tree import folders_below
 
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
@@ -31,8 +32,8 @@ def matches(pattern: str) -> Iterator[str]:
     Args:
         pattern: With `has_magic`.
     """
-    parts = [part for part in pattern.split("/") if part]
-    base = "/" if pattern.startswith("/") else ""
+    base = "/" if pattern.startswith("/") else scheme_of(pattern)
+    parts = [part for part in pattern[len(base) :].split("/") if part]
     while parts and not has_magic(parts[0]):
         base = os.path.join(base, parts.pop(0))
     if parts[-1] == _ANY_FOLDERS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mirror_pl.sources.place import stat_of
 from mirror_pl.sources.source import ImageSource
 
 
@@ -64,6 +64,6 @@ class Listed:
 
 def _size(path: Path) -> int:
     try:
-        return os.stat(path).st_size
+        return stat_of(path).st_size
     except OSError:
         return -1

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mirror_pl.sources.members import Member
+from mirror_pl.sources.place import stat_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -50,11 +51,11 @@ def list_parquet(path: Path, label: str | None = None) -> list[Member]:
     import pyarrow.parquet as pq
 
     with _in_words():
-        metadata = pq.read_metadata(path)
+        metadata = pq.read_metadata(_openable(path))
         schema, rows = metadata.schema.to_arrow_schema(), metadata.num_rows
         column = _image_column(schema)
         label_column = _label_column(schema, label)
-        if rows * _LEAST_BYTES > (size := os.stat(path).st_size):
+        if rows * _LEAST_BYTES > (size := stat_of(path).st_size):
             raise OSError(f"a file of {size:,} bytes that says it holds {rows:,} pictures")
         names: list[Any] = [None] * rows
         labels: list[Any] = [None] * rows
@@ -119,7 +120,7 @@ def _column(path: Path, rows: int, column: str, field: str | None = None) -> lis
 
     leaf = column if field is None else f"{column}.{field}"
     found: list[Any] = []
-    with pq.ParquetFile(path, pre_buffer=False) as file:
+    with pq.ParquetFile(_openable(path), pre_buffer=False) as file:
         # Few at a time: a small file may say the same long text for millions of rows.
         for batch in file.iter_batches(_FEW_ROWS, columns=[leaf], use_threads=False):
             values = batch.column(column) if field is None else batch.column(column).field(field)
@@ -127,6 +128,11 @@ def _column(path: Path, rows: int, column: str, field: str | None = None) -> lis
     if len(found) != rows:
         raise OSError(f"its column {leaf} has {len(found)} rows of {rows}")
     return found
+
+
+def _openable(path: Path) -> Any:
+    """Return what pyarrow opens: a file on this machine by its path, which is fastest."""
+    return path if isinstance(path, Path) else path.open("rb")
 
 
 def _is_fit(name: str) -> bool:
@@ -179,7 +185,7 @@ class _Table:
         import pyarrow.parquet as pq
 
         # Buffered: else all of a row group's column would be read at once.
-        self.file = pq.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+        self.file = pq.ParquetFile(_openable(path), buffer_size=2**20, pre_buffer=False)
         schema = self.file.schema_arrow
         column = _image_column(schema)
         self.is_struct = not _is_binary(schema.field(column).type)
@@ -215,7 +221,7 @@ class _Reader:
         self._kept_bytes = 0
 
     def read(self, path: Path, row: int) -> bytes | None:
-        status = os.stat(path)
+        status = stat_of(path)
         key = (str(path), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         with self._lock:
             if (*key, row) in self._kept:

@@ -20,7 +20,7 @@ def list_tar(path: Path) -> list[Member]:
     """
     members: dict[str, Member] = {}
     try:
-        with tarfile.open(path, "r:") as shard:
+        with path.open("rb") as opened, tarfile.open(fileobj=opened, mode="r:") as shard:
             for member in shard:
                 if member.isdir():
                     continue

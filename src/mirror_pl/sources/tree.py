@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from mirror_pl.sources.place import is_remote, list_remote, stat_of
+
 # Names stay the text that they were given as, which pathlib would tidy, and pathlib is slow for a million files.
 
 
@@ -42,7 +44,7 @@ def folders_below(path: str) -> Iterator[ListedFolder]:
     while left:  # no recursion: folders may lie deeper than Python's stack is
         here, above = left.pop()
         try:
-            status = os.stat(here)
+            status = stat_of(here)
             identity = (status.st_dev, status.st_ino)
             if identity in above:  # everything in it is seen there
                 continue
@@ -57,6 +59,10 @@ def folders_below(path: str) -> Iterator[ListedFolder]:
 
 
 def _list(folder: ListedFolder) -> None:
+    if is_remote(folder.path):
+        for name, is_folder in list_remote(folder.path):
+            (folder.inner if is_folder else folder.files).append(name)
+        return
     with os.scandir(folder.path) as entries:
         for entry in entries:
             try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mirror_pl.sources.folder import Folder, suffix_of
+from mirror_pl.sources.place import is_folder, path_of, stat_of
 from mirror_pl.sources.shards import SHARD_SUFFIXES, is_shard, list_shard
 from mirror_pl.sources.tree import ListedFolder, folders_below
 
@@ -61,7 +62,7 @@ def walk(
         listed.inner[:] = [name for name in listed.inner if name.lower() not in skip]
         for name in listed.files if shards else ():
             if suffix_of(name) in SHARD_SUFFIXES:
-                _take_shard(Path(listed.path, name), (*parts, name), suffixes, skip, label, result)
+                _take_shard(path_of(os.path.join(listed.path, name)), (*parts, name), suffixes, skip, label, result)
     return result
 
 
@@ -72,7 +73,7 @@ def _take(listed: ListedFolder, parts: tuple[str, ...], suffixes: Set[str], shar
         suffix = suffix_of(name)
         if suffix in suffixes:
             try:
-                status = os.stat(os.path.join(listed.path, name))
+                status = stat_of(os.path.join(listed.path, name))
                 size, mtime = status.st_size, status.st_mtime_ns
             except OSError:
                 size = mtime = -1
@@ -102,7 +103,7 @@ def _take_shard(
 def folder_mtime(path: Path) -> int:
     """Return a folder's time of last change in ns; -1 where it cannot be read."""
     try:
-        return os.stat(path).st_mtime_ns
+        return stat_of(path).st_mtime_ns
     except OSError:
         return -1
 
@@ -113,14 +114,14 @@ def find_folder(root: Path, relative: str) -> Path | None:
     for part in relative.split("/"):
         if part == ".":
             continue
-        if not os.path.isdir(here / part):
+        if not is_folder(here / part):
             try:
-                names = sorted(os.listdir(here))
+                names = sorted(inner.name for inner in here.iterdir())
             except OSError:
                 return None
-            folded = [name for name in names if name.casefold() == part.casefold() and os.path.isdir(here / name)]
+            folded = [name for name in names if name.casefold() == part.casefold() and is_folder(here / name)]
             if not folded:
                 return None
             part = folded[0]
         here = here / part
-    return here if os.path.isdir(here) else None
+    return here if is_folder(here) else None

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from mirror_pl.errors import OutputError
 from mirror_pl.files import RACY_NS, open_stored_zip, whole_file
 from mirror_pl.sources.folder import Folder
+from mirror_pl.sources.place import is_remote
 from mirror_pl.sources.shards import is_shard
 from mirror_pl.sources.walk import Walk, folder_mtime, walk
 
@@ -44,7 +45,7 @@ def cached_walk(
         shards: Look into shards too, as into folders.
         label: See `list_shard`.
     """
-    if cache is None:
+    if cache is None or is_remote(path):  # whose times of change are not to be relied on
         return walk(path, suffixes, skip, shards, label)
     key = "\0".join([FORMAT, str(path.resolve()), *sorted(suffixes), "", *sorted(skip), "", str(shards), repr(label)])
     file = cache / f"{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.npz"

@@ -22,7 +22,7 @@ def list_zip(path: Path) -> list[Member]:
         OSError: If the zip cannot be read, is damaged, or ends early.
     """
     try:
-        with zipfile.ZipFile(path) as shard:
+        with path.open("rb") as opened, zipfile.ZipFile(opened) as shard:
             return [
                 Member(info.filename, info.header_offset, info.file_size, _problem(info))
                 for info in shard.infolist()
