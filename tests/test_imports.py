@@ -39,7 +39,7 @@ ALLOWED = {
     "modules": {"data", "images", "scores", "benchmarks", "detectors"},
     "callbacks": {"modules", "data", "scores", "detectors"},
     "reports": {"scores", "benchmarks"},
-    "app_page": {"detectors", "images", "reports"},
+    "app_page": {"detectors", "images", "sources", "prediction", "reports"},
     "config": {"sources", "scores", "benchmarks", "detectors", "data", "callbacks"},
     "jobs": {
         "sources",

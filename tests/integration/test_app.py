@@ -41,6 +41,8 @@ from mirror_pl.config.schema import AppSettings, read_settings
 from mirror_pl.detectors import CropPolicy, MirrorDetector, Prediction
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import PreprocessSpec, plan_crops
+from mirror_pl.prediction.inputs import Item
+from mirror_pl.prediction.pictures import prepare_item
 
 PNG = next(SMALL.data_root / row["path"] for row in SMALL.rows() if row["path"].endswith(".png"))
 JPG = next(SMALL.data_root / row["path"] for row in SMALL.rows() if row["path"].endswith(".jpg"))
@@ -105,7 +107,22 @@ def test_what_has_no_score_has_a_reason(small_detector: MirrorDetector) -> None:
     cut = answer(small_detector, PNG.read_bytes()[:-2000], "cut.png")
     assert "What there is of it was scored" in markup.shown(cut, miniature=False)
     large = answer(small_detector, PNG.read_bytes(), PNG.name, None, Costs(max_megapixels=0.001))
-    assert re.search(r"megapixels; at most 0.001 are taken \(max_megapixels\)", large.prediction.reason)
+    assert re.search(r"exceeds limit of 1000 pixels.* max_megapixels=0.001", large.prediction.reason)
+
+
+def test_a_file_that_ends_its_decoder_costs_itself_a_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    def play(item: Item, **more: Any) -> Any:
+        if "signal" in item.path:
+            os.kill(os.getpid(), signal.Signals[item.path.partition(".")[2]])
+        return prepare_item(item, **more)
+
+    monkeypatch.setattr("mirror_pl.prediction.engine.prepare_item", play)
+    files = [("a.png", PNG.read_bytes()), ("signal.SIGSEGV", b"x"), ("b.jpg", JPG.read_bytes())]
+    found = predictions_of(FlatDetector(), files, CropPolicy(), Costs(start="fork"))
+    assert [one.status for one in found] == ["ok", "undecodable", "ok"]
+    assert found[1].reason == "the process that decoded it was ended by SIGSEGV"
+    (lost,) = predictions_of(FlatDetector(), [("signal.SIGKILL", b"x")], CropPolicy(), Costs(start="fork"))
+    assert lost.reason == "the system ended the process that decoded it, as it does when memory runs out"
 
 
 def test_a_detector_without_a_bank_has_no_maps() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from PIL import Image
@@ -13,11 +14,13 @@ from PIL import Image
 from mirror_pl.app_page.recipe import recipe
 from mirror_pl.detectors import CropPolicy, Detector, MirrorDetector, Prediction
 from mirror_pl.detectors.maps import token_maps
-from mirror_pl.detectors.scoring import predict_all
+from mirror_pl.errors import LostProcessError
 from mirror_pl.images import decode
-from mirror_pl.images.pictures import PreparedPicture, prepare
+from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
+from mirror_pl.prediction import Item, Limits, score, workers_of
 from mirror_pl.reports.map_overlay import MAPS, MapLayer, draw_map
+from mirror_pl.sources.folder import suffix_of
 
 SHOWN_PX: Final = 768
 """Longer side of the picture that is shown, at most."""
@@ -33,11 +36,13 @@ class Costs:
         max_megapixels: A file that declares more is refused before it is decoded.
         batch_size: Crops scored together, at most.
         precision: Of the backbone, by Lightning's names.
+        start: How decoding processes are started, see `prediction.decoding`: a server's threads may hold locks.
     """
 
     max_megapixels: float = 100.0
     batch_size: int = 16
     precision: str = "32-true"
+    start: str | None = "forkserver" if sys.platform != "win32" else None
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,7 @@ def answer(
         costs: What it may cost; None is the default.
     """
     policy, costs = policy or detector.protocol, costs or Costs()
-    prepared = prepared_of(detector, content, name, policy, costs)
-    (prediction,) = predict_all(detector, [prepared], policy=policy, batch_size=costs.batch_size, precision=costs.precision)
+    ((prepared, prediction),) = _scored(detector, [(name, content)], policy, costs)
     if prepared.size is None or prepared.pixels is None:
         return Answer(name, prediction)
     image = decode(content).image
@@ -104,31 +108,33 @@ def predictions_of(
     detector: Detector, files: Sequence[tuple[str, bytes]], policy: CropPolicy, costs: Costs
 ) -> list[Prediction]:
     """Score files, given by name and content, in one batch, and return one prediction each."""
-    prepared = [prepared_of(detector, content, name, policy, costs) for name, content in files]
-    return predict_all(detector, prepared, policy=policy, batch_size=costs.batch_size, precision=costs.precision)
+    return [prediction for _, prediction in _scored(detector, files, policy, costs)]
 
 
-def prepared_of(detector: Detector, content: bytes, name: str, policy: CropPolicy, costs: Costs) -> PreparedPicture:
-    """Decode a file and cut its crops, as `prepare` does from a path, unless it declares too many pixels."""
-    pixels = _declared_pixels(content)
-    if pixels > costs.max_megapixels * 1e6:
-        reason = f"a picture of {pixels / 1e6:,.1f} megapixels; at most {costs.max_megapixels:g} are taken (max_megapixels)"
-        return PreparedPicture(None, status="undecodable", reason=reason)
+def _scored(
+    detector: Detector, files: Sequence[tuple[str, bytes]], policy: CropPolicy, costs: Costs
+) -> list[tuple[PreparedPicture, Prediction]]:
+    """Score files by the engine of `mirror_pl.predict`: one that hangs or crashes its decoder costs itself a score only."""
+    items = [Item(content, name, suffix_of(name)) for name, content in files]
+    found: list[tuple[PreparedPicture, Prediction]] = []
+    predictions = score(
+        items,
+        detector,
+        policy=policy,
+        batch_size=costs.batch_size,
+        num_workers=min(len(items), workers_of(None)),
+        precision=costs.precision,
+        limits=Limits(costs.max_megapixels),
+        start=costs.start,
+        on_batch=lambda batch: found.extend((prepared, prediction) for _, prepared, prediction in batch),
+    )
     try:
-        return prepare(content, detector.spec, policy.crops, suffix=Path(name).suffix)
-    except MemoryError:  # of one picture; the page goes on
-        return PreparedPicture(None, status="undecodable", reason="there is not enough memory to decode it")
-
-
-def _declared_pixels(content: bytes) -> int:
-    """Return how many pixels a header declares; 0 for what is no picture, whose reason `decode` finds."""
-    try:
-        with Image.open(io.BytesIO(content)) as opened:
-            return opened.width * opened.height
-    except Image.DecompressionBombError:
-        return 2 * (Image.MAX_IMAGE_PIXELS or 0)
-    except Exception:  # Pillow's plugins raise almost anything on malformed input
-        return 0
+        deque(predictions, maxlen=0)
+    except LostProcessError:  # the page goes on
+        reason = "the system ended the process that decoded it, as it does when memory runs out"
+        lost = PreparedPicture(None, status="undecodable", reason=reason), Prediction(None, None, "undecodable", reason)
+        found += [lost] * (len(items) - len(found))
+    return found
 
 
 def _drawn(detector: MirrorDetector, image: Image.Image, prepared: PreparedPicture, costs: Costs) -> Iterator[MapShown]:

@@ -53,7 +53,7 @@ class Item:
     """One picture to score: a row of the output.
 
     Attributes:
-        source: Where its bytes are.
+        source: Where its bytes are, or they themselves.
         path: What it is called in the output: as it was named, or found below what was named. It may hold surrogates, where
             a name is not UTF-8; see `mirror_pl.files.storable`.
         suffix: That the recipe goes by, with the dot.
@@ -61,7 +61,7 @@ class Item:
         place: Among the units of work.
     """
 
-    source: ImageSource
+    source: ImageSource | bytes
     path: str
     suffix: str
     problem: str = ""

@@ -17,6 +17,7 @@ from mirror_pl.images import PreprocessSpec
 from mirror_pl.images.pictures import PreparedPicture, prepare
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.sources.place import stat_of
+from mirror_pl.sources.source import ImageSource
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def prepare_item(
     if item.problem:
         return PreparedPicture(None, status="undecodable", reason=item.problem)
     try:
-        size = item.source.size if item.source.offset is not None else stat_of(item.source.path).st_size
+        size = _size_of(item.source)
         if size > limits.bytes:
             return PreparedPicture(
                 None,
@@ -76,14 +77,22 @@ def prepare_item(
             )
         with _refusing_more_than(limits.pixels):
             found = prepare(item.source, spec, crops, item.suffix)
+        if found.reason.startswith(Image.DecompressionBombError.__name__):
+            found = replace(found, reason=f"{found.reason} max_megapixels={limits.max_megapixels:g}")
         if with_digest and found.pixels is not None:
-            content = hashlib.sha256(item.source.read_bytes())
+            content = hashlib.sha256(item.source if isinstance(item.source, bytes) else item.source.read_bytes())
             content.update(item.suffix.encode("utf-8", "surrogateescape"))  # which a recipe goes by
             found = replace(found, digest=content.digest())
         return found
     except Exception as error:  # of a missing file, or of memory: a row each, and never the run
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
         return PreparedPicture(None, status="undecodable", reason=f"{type(error).__name__}: {reason or 'no message'}")
+
+
+def _size_of(source: ImageSource | bytes) -> int:
+    if isinstance(source, bytes):
+        return len(source)
+    return source.size if source.offset is not None else stat_of(source.path).st_size
 
 
 @contextmanager
