@@ -182,7 +182,7 @@ def connected(address: str | None) -> Iterator[dict[str, float]]:
             raise ConfigError(f"ray.address={address}: {str(error).splitlines()[0]}") from error
     take_signals()  # Ray has its own answer to SIGTERM
     try:
-        yield dict(ray.cluster_resources())  # type: ignore[no-untyped-call]
+        yield dict(ray.cluster_resources())
     finally:
         if mine:
             ray.shutdown()
