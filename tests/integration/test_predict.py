@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from golden_set import SMALL
 from runs import kill_all, start
@@ -278,6 +279,23 @@ def add_pictures(count: int) -> list[str]:
         shutil.copy(names[number % len(names)], f"in/{number:05d}{Path(names[number % len(names)]).suffix}")
     next(Path("in").glob("00007.*")).write_text("no image")
     return ["in", f"checkpoint={SMALL.checkpoint}", "device=cpu", "batch_size=2", "num_workers=2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("output", ["out.jsonl", "out"])
+def test_shares_at_once_make_the_output_of_one(output: str) -> None:
+    """As an array of Slurm starts them: three processes, which know of each other only what is in the store."""
+    given = add_pictures(1300)
+    subprocess.run(command(*given, f"output=whole{output}"), capture_output=True, check=False)
+    shares = [start(command(*given, f"output={output}", f"units={share}/3")) for share in range(3)]
+    printed = [process.communicate(timeout=240)[0] for process in shares]
+    codes = sorted(process.returncode for process in shares)
+    assert codes in ([0, 0, 3], [0, 3, 3], [3, 3, 3]), "one picture has no score: its share says so, and who made the output"
+    assert sum("Output: " in text for text in printed) == 1, printed
+    if output == "out":
+        assert pq.read_table(output).equals(pq.read_table(f"whole{output}"))
+    else:
+        assert Path(output).read_bytes() == Path(f"whole{output}").read_bytes()
 
 
 def orphans(group: int) -> list[int]:
