@@ -25,7 +25,7 @@ from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, LostPro
 from mirror_pl.jobs.predict import run
 from mirror_pl.jobs.prediction_progress import Progress
 from mirror_pl.prediction import Item, OutputFile
-from mirror_pl.prediction.pictures import prepare_item
+from mirror_pl.prediction.decoding import prepare_item
 
 GOLDEN = SMALL.data_root
 

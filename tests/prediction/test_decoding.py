@@ -16,12 +16,10 @@ import pytest
 from PIL import Image
 
 from mirror_pl.errors import LostProcessError
-from mirror_pl.images import PreprocessSpec
-from mirror_pl.images.pictures import PreparedPicture
+from mirror_pl.images import Limits, PreparedPicture, PreprocessSpec
 from mirror_pl.prediction import decoding
-from mirror_pl.prediction.decoding import prepared
+from mirror_pl.prediction.decoding import prepare_item, prepared
 from mirror_pl.prediction.inputs import Item
-from mirror_pl.prediction.pictures import Limits, prepare_item
 
 SPEC = PreprocessSpec()
 
