@@ -124,6 +124,30 @@ def test_an_error_of_the_items_comes_through(played: None) -> None:
         list(pictures)
 
 
+def test_processes_that_are_no_copies() -> None:
+    Image.new("RGB", (300, 300), (1, 2, 3)).save("a.png")
+    names = ["a.png", "no.png", "a.png"]
+    with prepared(items(*names), SPEC, "center", Limits(), 2, 5, start="spawn") as pictures:
+        found = [(item.path, picture.reason, picture.pixels is not None) for item, picture in pictures]
+    missing = "FileNotFoundError: No such file or directory"
+    assert found == [("a.png", "", True), ("no.png", missing, False), ("a.png", "", True)]
+
+
+def test_a_process_that_is_ended_at_any_moment_is_an_error(played: None) -> None:
+    before = children()
+    for moment in range(10):
+        endless = (Item.of_file(f"{number}.png") for number in count())
+        with (
+            prepared(endless, SPEC, "center", Limits(), 2, 8) as pictures,
+            pytest.raises(LostProcessError, match="SIGKILL at"),
+        ):
+            next(pictures)
+            victim = [pid for pid in children() if pid not in before][moment % 2]
+            threading.Timer(moment / 200, os.kill, (victim, signal.SIGKILL)).start()
+            list(pictures)
+    assert children() == before
+
+
 def test_limits() -> None:
     Image.new("RGB", (1000, 1100)).save("large.png")
     Image.new("RGB", (1000, 900)).save("small.png")

@@ -92,9 +92,7 @@ def _check_bytes(size: int) -> None:
         raise UndecodableImageError("an empty file")
     pixels = 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
     if size > 8 * pixels + _EXTRA_BYTES:  # four channels of 16 bits, uncompressed
-        raise UndecodableImageError(
-            f"a file of {size:,} bytes; no image of {pixels / 1e6:g} megapixels, the most allowed, has so many"
-        )
+        raise UndecodableImageError(f"a file of {size:,} bytes; no image of {pixels / 1e6:g} megapixels has so many")
 
 
 _EXTRA_BYTES: Final = 2**26
