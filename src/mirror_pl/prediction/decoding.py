@@ -2,7 +2,7 @@
 
 A loader of torch's, and a pool of the standard library's, ends with one of its processes, and gives up no file. Pebble 5.2
 goes on, and gives up, but it blames pictures for a suspended run, names none where the system ends a process between two,
-and brought seven tenths of the images a second (docs/performance.md).
+and brought three quarters of the images a second (docs/performance.md).
 """
 
 from __future__ import annotations
