@@ -179,3 +179,10 @@ def test_workers(index: Index, tmp_path: Path) -> None:
     for _ in range(2):
         assert torch.equal(pixels(CropCache(tmp_path / "cache", SPEC, GB), 2), expected)
     assert len(list((tmp_path / "cache").rglob("*.crops"))) == 2, "one a worker"
+
+
+def test_a_huge_member_is_a_bad_image(index: Index) -> None:
+    index.sources[-1] = replace(index.sources[-1], size=10**12)
+    sample = BenchmarkDataset(index, SPEC)[len(index) - 1]
+    assert sample.status is Status.UNDECODABLE
+    assert "1,000,000,000,000 bytes" in sample.reason

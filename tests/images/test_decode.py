@@ -101,6 +101,15 @@ def test_images_over_pillows_limit_are_refused(tmp_path: Path, monkeypatch: pyte
         decode(tmp_path / "x.png")
 
 
+def test_files_of_more_bytes_than_any_image_are_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "x.png").open("wb") as sparse:
+        sparse.write(encoded("PNG"))
+        sparse.truncate(10**12)
+    for source in (ImageSource(tmp_path / "x.png"), ImageSource(tmp_path / "x.png", 0, 10**12)):
+        with pytest.raises(UndecodableImageError, match=r"a file of 1,000,000,000,000 bytes; .* 178\.957 megapixels"):
+            decode(source)
+
+
 def test_unreadable_files_say_why(unprivileged_folder: Path) -> None:
     image = unprivileged_folder / "x.png"
     image.write_bytes(encoded("PNG"))

@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 from mirror_pl.errors import LostProcessError
-from mirror_pl.images import PreprocessSpec
+from mirror_pl.images import Limits, PreprocessSpec
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.decoding import prepared
 from mirror_pl.prediction.inputs import Item
-from mirror_pl.prediction.pictures import Limits, prepare_item
+from mirror_pl.prediction.pictures import prepare_item
 
 SPEC = PreprocessSpec()
 
@@ -129,6 +129,21 @@ def test_an_error_of_the_items_comes_through() -> None:
 
     with prepared(failing(), play, 8, 2, 5) as pictures, pytest.raises(OSError, match="the list is gone"):
         list(pictures)
+
+
+def test_a_process_that_is_ended_at_any_moment_is_an_error() -> None:
+    before = children()
+    for moment in range(10):
+        endless = (Item.of_file(f"{number}.png") for number in count())
+        with (
+            prepared(endless, play, 8, 2, 8) as pictures,
+            pytest.raises(LostProcessError, match="SIGKILL at"),
+        ):
+            next(pictures)
+            victim = [pid for pid in children() if pid not in before][moment % 2]
+            threading.Timer(moment / 200, os.kill, (victim, signal.SIGKILL)).start()
+            list(pictures)
+    assert children() == before
 
 
 def test_limits() -> None:

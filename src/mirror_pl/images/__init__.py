@@ -4,6 +4,7 @@ from mirror_pl.images.augment import AugmentSpec, augment
 from mirror_pl.images.crop_cache import CropCache, identity
 from mirror_pl.images.crops import CROPS, Crop, cut, plan_crops
 from mirror_pl.images.decode import IMAGE_SUFFIXES, DecodedImage, UndecodableImageError, decode
+from mirror_pl.images.limits import Limits
 from mirror_pl.images.pictures import Picture, PreparedPicture, prepare
 from mirror_pl.images.preprocess import preprocess
 from mirror_pl.images.spec import PreprocessSpec
@@ -15,6 +16,7 @@ __all__ = [
     "Crop",
     "CropCache",
     "DecodedImage",
+    "Limits",
     "Picture",
     "PreparedPicture",
     "PreprocessSpec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,8 +47,8 @@ def decode(source: Path | ImageSource | bytes) -> DecodedImage:
     that Pillow hands to another program (EPS to Ghostscript) are not read.
 
     Raises:
-        UndecodableImageError: If the file is empty, no image, a folder, unreadable, or over Pillow's limit on pixels
-            (``2 * PIL.Image.MAX_IMAGE_PIXELS``).
+        UndecodableImageError: If the file is empty, no image, a folder, unreadable, over Pillow's limit on pixels
+            (``2 * PIL.Image.MAX_IMAGE_PIXELS``), or of more bytes than any image within that; such a one is not read.
     """
     if isinstance(source, Path):
         source = ImageSource(source)
@@ -72,21 +73,33 @@ def decode(source: Path | ImageSource | bytes) -> DecodedImage:
 def _encoded(source: ImageSource | bytes) -> Path | BytesIO:
     """Return what Pillow opens: the file itself, or the image's bytes out of a shard."""
     if isinstance(source, bytes):
-        if not source:
-            raise UndecodableImageError("an empty file")
+        _check_bytes(len(source))
         return BytesIO(source)
     if source.offset is not None:
+        _check_bytes(source.size)
         return _encoded(source.read_bytes())
     if not isinstance(source.path, Path):  # a URL
+        _check_bytes(source.path.stat().st_size)
         return BytesIO(source.read_bytes())
     status = source.path.stat()
     if stat.S_ISDIR(status.st_mode):
         raise UndecodableImageError("a folder, not a file")
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait forever
         raise UndecodableImageError("a pipe or device, not a file")
-    if status.st_size == 0:
-        raise UndecodableImageError("an empty file")
+    _check_bytes(status.st_size)
     return source.path
+
+
+def _check_bytes(size: int) -> None:
+    if size == 0:
+        raise UndecodableImageError("an empty file")
+    pixels = 2 * (Image.MAX_IMAGE_PIXELS or sys.maxsize)
+    if size > 8 * pixels + _EXTRA_BYTES:  # four channels of 16 bits, uncompressed
+        raise UndecodableImageError(f"a file of {size:,} bytes; no image of {pixels / 1e6:g} megapixels has so many")
+
+
+_EXTRA_BYTES: Final = 2**26
+"""That previews and the like may take."""
 
 
 def _one_line(error: Exception) -> str:

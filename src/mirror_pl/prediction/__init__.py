@@ -3,10 +3,10 @@
 Each of the three is of use without the others. Knows no Lightning and no Hydra.
 """
 
+from mirror_pl.images import Limits
 from mirror_pl.prediction.engine import device_of, pictures_at_once, score, workers_of
 from mirror_pl.prediction.inputs import Item, check_inputs, count_items, entries, expand
 from mirror_pl.prediction.outputs import Output
-from mirror_pl.prediction.pictures import Limits
 from mirror_pl.prediction.rows import Tally, row_of
 
 __all__ = [

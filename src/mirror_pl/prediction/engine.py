@@ -14,11 +14,12 @@ from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.detectors.out_of_memory import SplittingScorer
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.errors import ConfigError
+from mirror_pl.images import Limits
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.decoding import Prepared, prepared
 from mirror_pl.prediction.duplicates import Duplicates
 from mirror_pl.prediction.inputs import Item
-from mirror_pl.prediction.pictures import Limits, prepare_item
+from mirror_pl.prediction.pictures import prepare_item
 
 Batch: TypeAlias = Sequence[tuple[Item, PreparedPicture, Prediction]]
 LARGEST_BATCH: Final = {"cpu": 16, "cuda": 256}

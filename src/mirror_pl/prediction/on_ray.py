@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.errors import ConfigError, LostProcessError
+from mirror_pl.images import Limits
 from mirror_pl.prediction.duplicates import Duplicates
 from mirror_pl.prediction.engine import pictures_at_once, score
 from mirror_pl.prediction.inputs import Item
-from mirror_pl.prediction.pictures import Limits
 from mirror_pl.prediction.recorder import Recorder
 from mirror_pl.prediction.units import Done, Numbered, folder_of, left
 from mirror_pl.stopping import take_signals
