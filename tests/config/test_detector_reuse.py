@@ -77,6 +77,7 @@ def test_a_sweep_loads_once(
     assert len(loads) == 3
 
 
+@pytest.mark.slow
 def test_a_job_that_rounds_the_weights_leaves_none_of_it(loads: list[Any], tmp_path: Path) -> None:
     def logits(name: str, *overrides: str) -> list[float]:
         run(compose("eval", ["trainer.accelerator=cpu", "num_workers=0", f"output_dir={tmp_path / name}", *overrides]))

@@ -404,6 +404,7 @@ def test_classes_on_request(tmp_path: Path) -> None:
     assert not list(flat.glob("*_per_class.csv"))
 
 
+@pytest.mark.slow
 def test_several_crops_an_image(tmp_path: Path) -> None:
     """Evaluation with several crops is the Python API's, with the crops' cache and without."""
     from mirror_pl.detectors import CropPolicy, load_detector

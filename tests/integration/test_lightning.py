@@ -149,6 +149,7 @@ def test_a_checkpoint_goes_on_with_the_same_data_only(tmp_path: Path) -> None:
         trainer(max_epochs=2).fit(other, training(), ckpt_path="end.ckpt")
 
 
+@pytest.mark.slow
 def test_the_usual_settings_and_callbacks_work(tmp_path: Path) -> None:
     """Each does what it does for everybody: here it is enough that none is refused, and that training ends where it should."""
     train = training(validation={"mine": SMALL.data_root / "WildRF"})
@@ -171,6 +172,7 @@ def test_the_usual_settings_and_callbacks_work(tmp_path: Path) -> None:
         trainer(max_epochs=-1).fit(module(), train)
 
 
+@pytest.mark.slow
 def test_lightnings_tuner_finds_batch_size_and_learning_rate() -> None:
     data, run = training(batch_size=2), trainer(max_epochs=1)
     assert Tuner(run).scale_batch_size(module(), datamodule=data, max_trials=2, steps_per_trial=1) == data.batch_size == 4
@@ -193,6 +195,7 @@ def test_lightnings_tuner_finds_batch_size_and_learning_rate() -> None:
     assert used == [0.01, 0.01]
 
 
+@pytest.mark.slow
 def test_an_average_of_the_weights_is_what_is_saved_and_is_gone_on_with(tmp_path: Path) -> None:
     """Lightning's own callback: `state_dict` holds the average, and a resumed run ends as one that was not stopped."""
 
@@ -243,6 +246,7 @@ torch.save({"figures": figures, "batches": batches}, f"{sys.argv[3]}/{two.global
 """
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_default_trainer_score_every_image_once(tmp_path: Path) -> None:
     """Lightning's own sampler would pad and repeat."""
     script = tmp_path / "two.py"

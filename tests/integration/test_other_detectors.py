@@ -98,6 +98,7 @@ def test_eval_gives_the_golden_scores(name: str, weights: Path, tmp_path: Path) 
     assert published == {"univfd": [], "dda": [("project-readme", 0.911)], "bfree": [("readme-2026-04", 0.926)]}[name]
 
 
+@pytest.mark.slow
 def test_four_detectors_in_one_sweep_and_one_report(
     weights: Path, tmp_path: Path, sweep: Call, caplog: pytest.LogCaptureFixture
 ) -> None:

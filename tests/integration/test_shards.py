@@ -89,7 +89,9 @@ def elsewhere() -> Iterator[Callable[[Path], str]]:
         memory.rm("/bucket", recursive=True)
 
 
-@pytest.mark.parametrize("form", ["files", "tar", "deflated", "struct"])
+@pytest.mark.parametrize(
+    "form", ["files", *(pytest.param(form, marks=pytest.mark.slow) for form in ("tar", "deflated")), "struct"]
+)
 def test_data_by_url_has_the_scores_of_files(
     tmp_path: Path, form: str, expected: list[tuple[Any, ...]], elsewhere: Callable[[Path], str]
 ) -> None:

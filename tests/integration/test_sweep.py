@@ -87,6 +87,7 @@ def test_a_glob_stands_for_benchmarks() -> None:
         assert without_folder(other) == other
 
 
+@pytest.mark.slow
 def test_all_benchmarks_in_a_folder_with_none(sweep: Call) -> None:
     Path("data").mkdir()
     everything = sweep("-m", "benchmark=glob(*,exclude=miniature)", GOLDEN[2])

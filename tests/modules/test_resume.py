@@ -91,7 +91,12 @@ def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
 
 @pytest.mark.parametrize(
     ("phase", "workers", "accumulate", "stops"),
-    [("detector", 0, 2, (1, 8)), ("detector", 2, 1, (10,)), ("memory", 0, 2, (3, 5)), ("memory", 0, 1, (7, 15))],
+    [
+        pytest.param("detector", 0, 2, (1, 8), marks=pytest.mark.slow),
+        ("detector", 2, 1, (10,)),
+        ("memory", 0, 2, (3, 5)),
+        ("memory", 0, 1, (7, 15)),
+    ],
 )
 def test_stopped_anywhere(tmp_path: Path, phase: str, workers: int, accumulate: int, stops: tuple[int, ...]) -> None:
     """In an epoch, at its end, between two batches of a step; with validation, dropout, mixup and augmentation."""
@@ -102,7 +107,9 @@ def test_stopped_anywhere(tmp_path: Path, phase: str, workers: int, accumulate: 
         assert_equal(fit(tmp_path / f"after{stop}", phase, workers, accumulate), expected)
 
 
-@pytest.mark.parametrize(("accumulate", "chains"), [(1, ((5, 1, 4),)), (2, ((4, 1, 1),))])
+@pytest.mark.parametrize(
+    ("accumulate", "chains"), [(1, ((5, 1, 4),)), pytest.param(2, ((4, 1, 1),), marks=pytest.mark.slow)]
+)
 def test_stopped_again_and_again_after_saves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, accumulate: int, chains: tuple[tuple[int, ...], ...]
 ) -> None:

@@ -18,10 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from flat_detector import FlatDetector
 from PIL import Image
 
-from mirror_pl.errors import ConfigError
-from mirror_pl.prediction.on_ray import connected, room_for
+from mirror_pl.detectors import CropPolicy, Prediction
+from mirror_pl.errors import ConfigError, LostProcessError
+from mirror_pl.images import Limits
+from mirror_pl.prediction import Item, Output, entries, score
+from mirror_pl.prediction.on_ray import UnitScorer, Work, connected, packed, room_for
 from mirror_pl.prediction.units import Done
 from mirror_pl.store import Store
 
@@ -77,6 +81,45 @@ def cluster() -> Iterator[Any]:
     found.shutdown()
 
 
+class LosingScorer(UnitScorer):
+    """Is lost at the batch that begins with a row, as often as told: what decodes is ended by the system."""
+
+    lost_at, losses = 16, 0
+
+    def _predictions(self, items: Iterator[Item]) -> Iterator[tuple[Item, Prediction]]:
+        for item, prediction in super()._predictions(items):
+            if item.place.row == self.lost_at and self.losses:
+                self.losses -= 1
+                raise LostProcessError("ended", -9)
+            yield item, prediction
+
+
+@pytest.mark.parametrize(("losses", "aside"), [(0, 0), (2, 0), (3, 16)])
+def test_an_actor_scores_a_unit_as_one_machine_does(tmp_path: Path, losses: int, aside: int) -> None:
+    """Without Ray: a unit is tried again where it was lost, and a batch at which it was three times is set aside."""
+    shards = write_shards(tmp_path / "in", 2, 36)
+    whole = Output(tmp_path / "whole.jsonl")
+    with whole.claimed():
+        for item, prediction in score(whole.begin({}, entries(shards), 16), FlatDetector(), batch_size=16):
+            whole.add(item, prediction)
+        assert whole.complete({})
+    file = Output(tmp_path / "out.jsonl")
+    with file.claimed():
+        units = [packed(unit, here) for unit, here in file.undone({}, entries(shards), 16)]
+        work = Work(FlatDetector, file.store, CropPolicy(), 16, 0, "32-true", Limits(), False, 3600, "cpu")
+        scorer = LosingScorer(work)
+        scorer.losses = losses
+        found = scorer({"unit": [row["unit"] for row in units]})
+        assert found == {"unit": [0, 1], "rows": [36, 36], "set_aside": [aside, 0]}
+        assert file.complete({})
+    rows, expected = rows_of(tmp_path / "out.jsonl"), rows_of(tmp_path / "whole.jsonl")
+    assert rows[:16] + rows[16 + aside :] == expected[:16] + expected[16 + aside :]
+    assert [row["image_path"] for row in rows] == [row["image_path"] for row in expected]
+    reasons = {row["reason"] for row in rows[16 : 16 + aside]}
+    assert reasons == ({"set aside: what scored its batch was lost 3 times"} if aside else set())
+
+
+@pytest.mark.slow
 def test_two_nodes_give_the_result_of_one_machine(cluster: Any, tmp_path: Path) -> None:
     shards = write_shards(tmp_path / "in", 4, 20)
     finish(driver(cluster.address, tmp_path / "out.jsonl", 0, shards))

@@ -95,15 +95,15 @@ class RunPictures:
     def _source(self, path: str) -> ImageSource:
         file = self.data_root / path
         try:
-            if file.is_file():
-                if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:  # a table may name any file
-                    raise UndecodableImageError("no image's suffix")
-                return ImageSource(file)
             shard = next(filter(is_shard, file.parents), None)
             if shard is not None:
                 if shard not in self._shards:
                     self._shards[shard] = _members(shard)
                 return self._shards[shard][file.relative_to(shard).as_posix()]
+            if PurePosixPath(path).suffix.lower() not in IMAGE_SUFFIXES:  # a table may name any file
+                raise UndecodableImageError("no image's suffix")
+            if file.is_file():
+                return ImageSource(file)
         except (OSError, ValueError, KeyError) as error:  # a name may be too long, or hold what no name can
             raise UndecodableImageError("not found") from error
         raise UndecodableImageError("not found")
