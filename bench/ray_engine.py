@@ -37,7 +37,7 @@ def write_shards(folder: Path, shards: int, members: int) -> list[str]:
         with tarfile.open(folder / f"{number:04d}.tar", "w") as tar:
             for member in range(members):
                 buffer = io.BytesIO()
-                Image.fromarray(rng.integers(0, 200, (16, 16, 3), np.uint8)).save(buffer, "PNG")
+                Image.fromarray(rng.integers(0, 100, (16, 16, 3), np.uint8)).save(buffer, "PNG")
                 info = tarfile.TarInfo(f"{member:05d}.png")
                 info.size = buffer.tell()
                 buffer.seek(0)

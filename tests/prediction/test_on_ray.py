@@ -40,7 +40,7 @@ def write_shards(folder: Path, shards: int, members: int, poison: tuple[int, int
     rng, pictures = np.random.default_rng(0), []
     for _ in range(50):
         buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 200, (16, 16, 3), np.uint8)).save(buffer, "PNG")
+        Image.fromarray(rng.integers(0, 100, (16, 16, 3), np.uint8)).save(buffer, "PNG")
         pictures.append(buffer.getvalue())
     buffer = io.BytesIO()
     Image.new("RGB", (16, 16), "white").save(buffer, "PNG")
