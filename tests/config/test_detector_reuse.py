@@ -119,6 +119,7 @@ def test_modes_are_not_handed_on(loads: list[Any]) -> None:
     assert not [parameter for parameter in second.parameters() if parameter.requires_grad]
 
 
+@pytest.mark.slow
 def test_other_settings_or_files_load_anew(loads: list[Any], tmp_path: Path) -> None:
     checkpoint, bank = tmp_path / "x.pth", tmp_path / "bank.pth"
     shutil.copy(SMALL.checkpoint, checkpoint)
@@ -150,6 +151,7 @@ def test_other_settings_or_files_load_anew(loads: list[Any], tmp_path: Path) -> 
     assert build._kept is None
 
 
+@pytest.mark.slow
 def test_weights_outside_the_checkpoint_count(loads: list[Any], tmp_path: Path) -> None:
     """Which backbone a checkpoint without one was given is part of what was asked for."""
     first, second = (Path(shutil.copytree(SMALL.backbone_path, tmp_path / name)) for name in ("first", "second"))

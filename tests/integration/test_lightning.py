@@ -111,6 +111,7 @@ def test_a_score_that_is_not_finite_counts_in_no_figure() -> None:
             assert figures[f"test/bal_acc/{name}"] == pytest.approx(np.mean([part.mean() for part in per_class]), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_fit_then_load_gives_the_same_scores(tmp_path: Path) -> None:
     best = ModelCheckpoint(tmp_path, monitor="val/bal_acc", mode="max", save_last=True, every_n_train_steps=2)
     train = training(validation={"mine": SMALL.data_root / "WildRF"})

@@ -269,6 +269,7 @@ def test_the_end_of_a_process_ends_the_run(tree: Path, tmp_path: Path) -> None:
     assert json.loads((output / "run.json").read_text())["resumed_after"] > 0
 
 
+@pytest.mark.slow
 def test_a_polite_stop_keeps_everything(tree: Path, tmp_path: Path, undisturbed: dict[str, bytes]) -> None:
     """SIGTERM, as Slurm sends it: what was scored is kept, even where it was not yet time to."""
     output = tmp_path / "out"

@@ -137,6 +137,7 @@ class Validations(pl.Callback):
         self.steps.append(trainer.global_step)
 
 
+@pytest.mark.slow
 def test_no_validation_in_an_epoch_is_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is saved between a batch and the validation that follows it: a training gone on with from there has none."""
     whole, stopped = Validations(), Validations()
