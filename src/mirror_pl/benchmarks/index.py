@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -19,30 +19,12 @@ from mirror_pl.benchmarks.manifest import USER_REALS, LabelTable, Layout, Manife
 from mirror_pl.errors import BenchmarkAbsentError, DataError, name_list
 from mirror_pl.labels import REAL
 from mirror_pl.sources.folder import Folder
-from mirror_pl.sources.listed import Listed
+from mirror_pl.sources.listed import Listed, PassedOver
 from mirror_pl.sources.walk import Walk, find_folder
 from mirror_pl.sources.walk_cache import cached_walk
 from mirror_pl.texts import Texts
 
 Integer = TypeVar("Integer", np.int8, np.int32)
-
-EXAMPLES = 3
-"""Paths kept as examples of what was passed over."""
-
-
-@dataclass
-class PassedOver:
-    """Files that were seen but are no samples, counted by reason, with a few examples of each."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    examples: dict[str, list[str]] = field(default_factory=dict)
-
-    def add(self, reason: str, path: str) -> None:
-        """Count one more file passed over for `reason`."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        examples = self.examples.setdefault(reason, [])
-        if len(examples) < EXAMPLES:
-            examples.append(path)
 
 
 @dataclass(frozen=True)

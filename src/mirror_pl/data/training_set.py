@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.benchmarks.index import PassedOver
 from mirror_pl.benchmarks.label_rows import LabelRows
 from mirror_pl.benchmarks.labelling import LabelledFolder, labels_of
 from mirror_pl.benchmarks.manifest import LabelTable, Layout
@@ -20,7 +19,7 @@ from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.sources.folder import Folder, suffix_of
-from mirror_pl.sources.listed import Listed
+from mirror_pl.sources.listed import Listed, PassedOver
 from mirror_pl.sources.shards import SHARD_SUFFIXES, is_shard
 from mirror_pl.sources.walk import Walk
 from mirror_pl.sources.walk_cache import cached_walk

@@ -219,8 +219,9 @@ def _in_folder(name: str, passed_over: Counter[str]) -> Iterator[Item]:
 
 
 def _in_shard(name: str, passed_over: Counter[str]) -> Iterator[Item]:
+    file = path_of(name)
     try:
-        folders = list_shard(path_of(name), (), SUFFIXES)
+        folders = list_shard(file, (), SUFFIXES)
     except OSError as error:
         yield Item.of_problem(name, error)
         return
@@ -228,10 +229,10 @@ def _in_shard(name: str, passed_over: Counter[str]) -> Iterator[Item]:
         for member, offset, size in zip(folder.names, folder.offsets, folder.sizes, strict=True):
             suffix = suffix_of(member)
             path = "/".join((name, *folder.parts, member))
-            yield Item(ImageSource(path_of(name), offset, size), path, suffix if suffix in SUFFIXES else "")
+            yield Item(ImageSource(file, offset, size), path, suffix if suffix in SUFFIXES else "")
         for member, problem in folder.problems.items():
             path = "/".join((name, *folder.parts, member))
-            yield Item(ImageSource(path_of(name)), path, suffix_of(member), f"OSError: {problem}")
+            yield Item(ImageSource(file), path, suffix_of(member), f"OSError: {problem}")
         for member in folder.others:
             passed_over[suffix_of(member)] += 1
 

@@ -8,7 +8,7 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
@@ -18,7 +18,7 @@ from mirror_pl.changes import changes
 from mirror_pl.detectors import Prediction
 from mirror_pl.errors import ConfigError, OutputError
 from mirror_pl.files import FolderLock, claim, read_json, write_text
-from mirror_pl.prediction.formats import rows_of, writer_of
+from mirror_pl.prediction.formats import as_table, rows_of, writer_of
 from mirror_pl.prediction.inputs import Entry, Item
 from mirror_pl.prediction.recorder import Recorder
 from mirror_pl.prediction.rows import COLUMNS, Row, Tally
@@ -238,19 +238,19 @@ class Output:
         return self._make(record)
 
     def _make(self, record: Mapping[str, Any]) -> bool:
-        if self.left_over():
-            return False
         done = self.done()
+        if not all(done.is_done(unit, size) for unit, size in enumerate(self._sizes)):
+            return False
         chains = [done.chain(unit) for unit in range(len(self._sizes))]
-        names = [part.name for chain in chains for part, _ in chain]
-        columns = tuple(dict.fromkeys([*COLUMNS, *(name for part in names for name in self.store.schema(part).names)]))
+        found = {part.name: self.store.schema(part.name).names for chain in chains for part, _ in chain}
+        columns = tuple(dict.fromkeys((*COLUMNS, *(name for names in found.values() for name in names))))
         self._whole = tally = Tally()
         rows = _counted((row for chain in chains for row in self._rows(chain, columns)), tally)
         temporary = self.path.with_name(f".{self.path.name}.tmp")
         try:
             with self._as_output_error():
                 if self._write is None:
-                    self._trim(chains, columns, tally)
+                    self._trim(chains, found, columns, tally)
                     made = self.partial
                 else:
                     self._write(temporary, rows, columns)
@@ -275,16 +275,20 @@ class Output:
                 raise self.store.damaged(part.name, f"expected {part.end - part.first} rows, got {len(table)}")
             yield from rows_of(table.slice(first - part.first), columns)
 
-    def _trim(self, chains: list[list[tuple[Part, int]]], columns: tuple[str, ...], tally: Tally) -> None:
-        """Make the parts themselves the output: each row once, all with the same columns."""
-        from mirror_pl.prediction.formats import as_table
-
+    def _trim(
+        self,
+        chains: list[list[tuple[Part, int]]],
+        found: Mapping[str, Sequence[str]],
+        columns: tuple[str, ...],
+        tally: Tally,
+    ) -> None:
+        """Make the parts themselves the output: each row once, with the same columns; `found` are those they have."""
         kept: set[str] = set()
         for chain in chains:
             for part, first in chain:
                 rows = list(_counted(self._rows([(part, first)], columns), tally))
                 name = part._replace(first=first).name
-                if first > part.first or self.store.schema(part.name).names != list(columns):
+                if first > part.first or tuple(found[part.name]) != columns:
                     self.store.add(name, as_table(rows, columns))
                 kept.add(name)
         for name in set(self.store.names()) - kept:

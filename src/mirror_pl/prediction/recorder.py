@@ -8,7 +8,7 @@ from typing import Final
 from mirror_pl.detectors import Prediction
 from mirror_pl.prediction.formats import as_table
 from mirror_pl.prediction.inputs import Item
-from mirror_pl.prediction.rows import Row, Tally, row_of
+from mirror_pl.prediction.rows import COLUMNS, Row, Tally, row_of
 from mirror_pl.prediction.units import Part, digest_of
 from mirror_pl.store import Store
 
@@ -55,14 +55,15 @@ class Recorder:
 
     def add_empty(self, part: Part) -> None:
         """Note that a unit holds no picture."""
-        self.store.add(part.name, as_table([], self.tally.columns))
+        self.store.add(part.name, as_table([], COLUMNS))
 
     def flush(self) -> None:
         """Write what was taken."""
         if self._items:
             first, last = self._items[0].place, self._items[-1].place
             part = Part(first.unit, first.row, last.row + 1, digest_of(self._items), last.is_last)
-            self.store.add(part.name, as_table(self._rows, self._columns()))
+            columns = tuple(dict.fromkeys((*COLUMNS, *(name for row in self._rows for name in row))))
+            self.store.add(part.name, as_table(self._rows, columns))
         self._items, self._rows = [], []
         self._written = time.monotonic()
 
@@ -72,9 +73,3 @@ class Recorder:
             whole = (self._items[-1].place.row + 1) // self._together * self._together - self._items[0].place.row
             self._items, self._rows = self._items[: max(whole, 0)], self._rows[: max(whole, 0)]
             self.flush()
-
-    def _columns(self) -> tuple[str, ...]:
-        tally = Tally()
-        for row in self._rows:
-            tally.add(row)
-        return tally.columns

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,27 @@ from numpy.typing import NDArray
 from mirror_pl.sources.place import stat_of
 from mirror_pl.sources.source import ImageSource
 
+EXAMPLES = 3
+"""Paths kept as examples of what was passed over."""
+
+
+@dataclass
+class PassedOver:
+    """Files that were seen but are no samples, counted by reason, with a few examples of each."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, reason: str, path: str) -> None:
+        """Count one more file passed over for `reason`."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < EXAMPLES:
+            examples.append(path)
+
 
 @dataclass(frozen=True)
-class Listed:
+class Listed(ABC):
     """Images, each at a position that is its id.
 
     Attributes:
@@ -39,9 +58,9 @@ class Listed:
     def __len__(self) -> int:
         return len(self.paths)
 
+    @abstractmethod
     def base(self, image: int) -> Path:
         """Return the folder that an image's path is relative to, by its id."""
-        raise NotImplementedError
 
     def source(self, image: int) -> ImageSource:
         """Say where an image's bytes are, by its id."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import stat
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
@@ -36,7 +35,6 @@ def path_of(name: str | Path) -> Path:
     return _remote(str(name))
 
 
-@cache
 def _remote(url: str) -> Path:
     try:
         from upath import UPath
