@@ -40,7 +40,7 @@ ALLOWED = {
     "callbacks": {"modules", "data", "scores", "detectors"},
     "reports": {"scores", "benchmarks"},
     "app_page": {"detectors", "images", "sources", "prediction", "reports"},
-    "config": {"sources", "scores", "benchmarks", "detectors", "data", "callbacks"},
+    "config": {"sources", "images", "scores", "benchmarks", "detectors", "data", "callbacks"},
     "jobs": {
         "sources",
         "config",

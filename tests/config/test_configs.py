@@ -27,9 +27,8 @@ OPTIONS = sorted((path.parent.name, path.stem) for path in config_dir().glob("*/
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
 def test_every_option_composes(group: str, option: str) -> None:
     """In the command it is for: training has options of its own."""
-    cfg = compose(
-        "train" if option in ("training", "ema", "early_stopping") or group in TRAINING else "eval", [f"{group}={option}"]
-    )
+    trains = option in ("training", "ema", "early_stopping") or group in TRAINING
+    cfg = compose("robustness" if group == "suite" else "train" if trains else "eval", [f"{group}={option}"])
     assert OmegaConf.to_yaml(cfg, resolve=True)
 
 

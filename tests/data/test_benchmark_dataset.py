@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from mirror_pl.data.batch import Sample, collate
-from mirror_pl.data.benchmark import BenchmarkDataset
+from mirror_pl.data.batch import Sample
+from mirror_pl.data.benchmark import BenchmarkDataset, collate_images
 from mirror_pl.images import CropCache, PreprocessSpec, pictures
 from mirror_pl.scores import Status
 from mirror_pl.sources.source import ImageSource
@@ -35,6 +36,7 @@ class Index:
     paths: list[str]
     labels: list[int] = field(init=False)
     group_ids: list[int] = field(init=False)
+    manifest: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(groups=["all"]))
 
     def __post_init__(self) -> None:
         self.labels = self.group_ids = [0] * len(self.paths)
@@ -76,7 +78,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Index:
 
 def samples(index: Index, cache: CropCache | None, spec: PreprocessSpec = SPEC) -> list[Sample]:
     dataset = BenchmarkDataset(index, spec, cache)  # type: ignore[arg-type]
-    return [dataset[image] for image in range(len(index))]
+    return [dataset[image][0] for image in range(len(index))]
 
 
 def assert_equal(got: list[Sample], expected: list[Sample]) -> None:
@@ -172,7 +174,7 @@ def test_damage_of_the_cache(index: Index, tmp_path: Path) -> None:
 def test_workers(index: Index, tmp_path: Path) -> None:
     def pixels(cache: CropCache | None, workers: int) -> torch.Tensor:
         dataset = BenchmarkDataset(index, SPEC, cache)  # type: ignore[arg-type]
-        loader = DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate)  # type: ignore[arg-type]
+        loader = DataLoader(dataset, batch_size=2, num_workers=workers, collate_fn=collate_images)  # type: ignore[arg-type]
         return torch.cat([batch.pixels for batch in loader])
 
     expected = pixels(None, 0)
@@ -183,6 +185,6 @@ def test_workers(index: Index, tmp_path: Path) -> None:
 
 def test_a_huge_member_is_a_bad_image(index: Index) -> None:
     index.sources[-1] = replace(index.sources[-1], size=10**12)
-    sample = BenchmarkDataset(index, SPEC)[len(index) - 1]
+    sample = BenchmarkDataset(index, SPEC)[len(index) - 1][0]
     assert sample.status is Status.UNDECODABLE
     assert "1,000,000,000,000 bytes" in sample.reason

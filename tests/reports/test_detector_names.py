@@ -56,7 +56,7 @@ def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> 
         Run(IMAGES, precision="bf16-mixed"),
         Run(IMAGES, memory="c" * 64),
         Run(IMAGES, compat="published"),
-        Run(IMAGES, settings={"perturbation": {"name": "jpeg_70"}, "tf32": True}),
+        Run(IMAGES, settings={"perturb": ["resize_0.5", "jpeg_70"], "tf32": True}),
     ]
     named = name_detectors(gathered(tmp_path, *runs))
     assert [detector.label for detector in named] == [
@@ -64,7 +64,7 @@ def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> 
         "mirror/tiny (its own memory, bf16-mixed)",
         "mirror/tiny (memory cccccccc, 32-true)",
         "mirror/tiny (its own memory, 32-true, published protocol)",
-        "mirror/tiny (its own memory, 32-true, tf32, perturbation jpeg_70)",
+        "mirror/tiny (its own memory, 32-true, tf32, perturb resize_0.5+jpeg_70)",
     ]
     assert [detector.published_as is None for detector in named] == [False, False, False, False, True]
 

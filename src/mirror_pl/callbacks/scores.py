@@ -46,7 +46,7 @@ class PartsOfRun:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a detector says of every sample of an index, whose order the columns share.
+    """What a detector says of every sample of a data module, whose order the columns share.
 
     Attributes:
         logits: ``(S,)`` float32; not finite where there is no score.
@@ -83,7 +83,7 @@ class ScoreKeeper(L.Callback):
         self._flaws: list[Flaw] = []
         self._rank = 0
         self._written = time.monotonic()
-        self._images = 0
+        self._samples = 0
         self._most_together: int | None = None
 
     @property
@@ -93,7 +93,7 @@ class ScoreKeeper(L.Callback):
         Raises:
             RuntimeError: If a sample came back twice or not at all, which would be a defect of ours.
         """
-        found = assemble([self._before, *self._gathered], self._images)
+        found = assemble([self._before, *self._gathered], self._samples)
         return replace(found, resumed=len(self._before), most_together=self._most_together)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -107,7 +107,7 @@ class ScoreKeeper(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, BenchmarkDataModule) or not isinstance(pl_module, DetectorModule):
             raise ConfigError("ScoreKeeper: keeps the scores of a DetectorModule on a BenchmarkDataModule, nothing else's")
-        self._images, self._mine, self._gathered = len(data.index), [], ()
+        self._samples, self._mine, self._gathered = data.num_samples, [], ()
         self.parts = trainer.strategy.broadcast(self.parts)
         if self.parts is None:
             return
@@ -122,9 +122,8 @@ class ScoreKeeper(L.Callback):
         take_signals()
         if trainer.is_global_zero and len(self._before):
             assert isinstance(pl_module, DetectorModule)
-            index = trainer.datamodule.index  # type: ignore[attr-defined]
-            ids = self._before.ids
-            columns = (self._before.logits, index.labels[ids], index.group_ids[ids])
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            columns = (self._before.logits, *data.labels_of(self._before.ids))
             logits, labels, groups = (torch.from_numpy(column).to(pl_module.device) for column in columns)
             pl_module.count(logits, labels, groups)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, DetectorSettings
+from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, ConditionSettings, DetectorSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.baselines import BASELINES, holds_all, load_baseline
@@ -18,6 +18,7 @@ from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
 from mirror_pl.detectors.variants import variant_name
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.files import kept_sha256, path_state
+from mirror_pl.images import Condition, condition_of
 from mirror_pl.locate import miniature_dir
 
 if TYPE_CHECKING:
@@ -78,6 +79,15 @@ def build_policy(settings: DetectorSettings) -> CropPolicy:
     baseline = BASELINES.get(settings.detector.name)
     published = MirrorDetector.protocol if baseline is None else baseline.detector.protocol
     return CropPolicy(settings.crops or published.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
+
+
+def build_condition(settings: ConditionSettings) -> Condition:
+    """Return what is done to an image before it is scored.
+
+    Raises:
+        ConfigError: If there is no such operation, or a level is out of range.
+    """
+    return condition_of(settings.perturb, settings.perturb_seed, settings.format_align)
 
 
 def is_miniature(checkpoint: str | None) -> bool:

@@ -219,7 +219,9 @@ def _settings_of(config_name: str) -> list[str]:
     """Return the settings and groups that a command has, at their top level."""
     defaults = yaml.safe_load((config_dir() / f"{config_name}.yaml").read_text(encoding="utf-8"))
     groups = [str(next(iter(entry))).split()[-1] for entry in defaults["defaults"] if isinstance(entry, dict)]
-    return sorted({*defaults, *groups, "hydra"} - {"defaults"})
+    others = [entry for entry in defaults["defaults"] if isinstance(entry, str) and entry != "_self_"]  # that it builds on
+    inherited = [name for entry in others for name in _settings_of(entry)]
+    return sorted({*defaults, *groups, *inherited, "hydra"} - {"defaults"})
 
 
 def check_choices(overrides: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from mirror_pl.benchmarks import index_benchmark
 from mirror_pl.config.build import manifest_of
 from mirror_pl.errors import CheckpointError, DataError, OutputError
+from mirror_pl.images import condition_of
 from mirror_pl.sources.place import path_of
 from mirror_pl.sources.walk import find_folder
 
@@ -19,11 +20,13 @@ def check_early(cfg: DictConfig) -> None:
 
     Raises:
         BenchmarkAbsentError, DataError: If nothing of the benchmark is in ``data_root``, in the words of `index_benchmark`.
+        ConfigError: If there is no such perturbation.
         CheckpointError: If the checkpoint does not exist.
         OutputError: If ``output_dir`` cannot be made.
     """
     if cfg.get("repeat"):  # its settings are those of another run
         return
+    condition_of(cfg.get("perturb"))
     checkpoint = cfg.get("checkpoint")
     names_its_files = "checkpoint" in (cfg.get("detector") or {})  # the others' loader says which files it wants
     if not names_its_files and checkpoint not in (None, "miniature") and not Path(checkpoint).exists():

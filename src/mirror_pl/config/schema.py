@@ -70,7 +70,15 @@ class DetectorSettings(CheckpointSettings):
     num_workers: Workers
 
 
-class EvalSettings(DetectorSettings):
+class ConditionSettings(DetectorSettings):
+    """Also what is done to an image before: the settings that ``mirror_pl.eval`` and ``predict`` share."""
+
+    perturb: str | list[str] | None
+    perturb_seed: Seed
+    format_align: Literal["none", "png", "all", None]
+
+
+class EvalSettings(ConditionSettings):
     """Settings of ``mirror_pl.eval``."""
 
     data_root: str
@@ -118,7 +126,7 @@ class RaySettings(Settings):
     concurrency: Count | None
 
 
-class PredictSettings(DetectorSettings):
+class PredictSettings(ConditionSettings):
     """Settings of ``mirror_pl.predict``."""
 
     dedupe: bool
@@ -154,6 +162,8 @@ class PredictSettings(DetectorSettings):
             )
         if self.engine == "ray" and (self.maps is not None or self.units is not None):
             raise _refusal("engine=ray: makes no maps, and shares the units out itself; leave maps and units out")
+        if self.dedupe and self.perturb:
+            raise _refusal("dedupe and perturb: equal pictures of other names are perturbed by other draws; leave one out")
         if not self.input:
             raise _refusal("input: none is named; give files, folders or lists: mirror_pl.predict PATH... output=FILE")
         return self

@@ -16,9 +16,10 @@ class Sample(NamedTuple):
     """One image of a benchmark or a training set, decoded and preprocessed, or the reason why not.
 
     Attributes:
-        id: Its position in the benchmark's index or the training set.
+        id: Its position in the training set; of a benchmark, see `BenchmarkDataModule.num_samples`.
         label: 0 real, 1 fake.
-        group: Position of its group in the manifest: a subset, or a set of shared reals; 0 in training.
+        group: Position of its group in the manifest, a subset or a set of shared reals, plus all groups for each condition
+            before its own; 0 in training.
         status: What became of it.
         pixels: ``(H, W, 3)`` uint8, or ``(C, H, W, 3)`` of an image with several crops; None where undecodable, and in
             training also where truncated.

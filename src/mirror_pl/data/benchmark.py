@@ -17,7 +17,8 @@ from mirror_pl.benchmarks import BenchmarkIndex, LabelTable, Manifest, index_ben
 from mirror_pl.data.batch import Batch, Sample, collate
 from mirror_pl.data.sampler import InBatches, ShareOfBatches, as_it_is
 from mirror_pl.errors import ConfigError, DataError
-from mirror_pl.images import IMAGE_SUFFIXES, CropCache, PreprocessSpec, identity, prepare
+from mirror_pl.images import IMAGE_SUFFIXES, Condition, CropCache, PreprocessSpec, condition_of, identity, prepare_each
+from mirror_pl.images.condition import AS_IT_IS, FormatAlign
 from mirror_pl.images.crops import crop_count
 from mirror_pl.locate import miniature_dir
 from mirror_pl.scores import Status
@@ -46,6 +47,10 @@ class BenchmarkDataModule(L.LightningDataModule):
         reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
         pair: Pair such subsets with shared reals at all.
         labels: What labels the images, in place of the names of folders.
+        perturb: What is done to each decoded image, as settings have it; see `parse_perturbation`.
+        perturb_seed: Of what is random in that.
+        format_align: Which file formats are evened out; see `Condition`. None leaves that to the recipe.
+        conditions: Under which each image is scored, instead of under the one that these three name: it is decoded once.
         index_cache: Folder to keep listings of the data in; None keeps none.
         cache_dir: Folder to keep preprocessed crops in, for any number of runs and recipes; None keeps none.
         cache_limit_gb: Size of that folder at most, in 1e9 bytes.
@@ -70,6 +75,10 @@ class BenchmarkDataModule(L.LightningDataModule):
         spec: PreprocessSpec | None = None,
         crops: str | None = None,
         labels: LabelTable | None = None,
+        perturb: str | Sequence[str] | None = None,
+        perturb_seed: int = 0,
+        format_align: FormatAlign | None = None,
+        conditions: Sequence[Condition] | None = None,
     ) -> None:
         super().__init__()
         if batch_size != "auto" and batch_size < 1:
@@ -88,6 +97,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         self.spec = spec
         self.crops = crops
         self.labels = labels
+        self.conditions = tuple(conditions or (condition_of(perturb, perturb_seed, format_align),))
         self.done: NDArray[np.bool_] | None = None
         self._index: BenchmarkIndex | None = None
 
@@ -133,31 +143,43 @@ class BenchmarkDataModule(L.LightningDataModule):
         if recipe is not None:
             self.spec, self.crops = self.spec or recipe[0], self.crops or recipe[1]
 
-    def skip(self, ids: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """Leave out the batches all of whose samples are among `ids`.
+    @property
+    def num_samples(self) -> int:
+        """How many samples there are: each image under each condition. Sample i is image ``i // conditions``."""
+        return len(self.index) * len(self.conditions)
+
+    def labels_of(self, samples: NDArray[np.integer]) -> tuple[NDArray[np.int8], NDArray[np.integer]]:
+        """Return the labels of samples, and the groups that they count in: those of each condition follow each other."""
+        image, condition = np.divmod(samples, len(self.conditions))
+        return self.index.labels[image], self.index.group_ids[image] + condition * len(self.manifest.groups)
+
+    def skip(self, samples: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Leave out the batches all of whose samples are among `samples`.
 
         Batches are never made up anew: a detector's float32 scores depend, in their last digits, on what else is in a batch.
 
         Returns:
             ``(S,)`` whether a sample is left out.
         """
-        done = np.zeros(len(self.index), bool)
-        done[ids] = True
+        scored = np.zeros((len(self.index), len(self.conditions)), bool)
+        scored.ravel()[samples] = True
+        done: NDArray[np.bool_] = np.asarray(scored.all(axis=1))
         starts = np.arange(0, len(done), self.images_per_batch)
         whole = np.minimum.reduceat(done, starts) if len(done) else done
         self.done = np.repeat(whole, self.images_per_batch)[: len(done)]
-        return self.done
+        return np.repeat(self.done, len(self.conditions))
 
     @property
     def left(self) -> int:
         """How many samples are to be scored, by all processes together."""
-        return len(self.index) if self.done is None else int((~self.done).sum())
+        return self.num_samples if self.done is None else int((~self.done).sum()) * len(self.conditions)
 
     @property
     def images_per_batch(self) -> int:
-        """Samples per batch: as many as have `batch_size` crops, or what its "auto" comes to on the trainer's device."""
+        """Images per batch: as many as have `batch_size` crops, or what its "auto" comes to on the trainer's device."""
         auto = LARGEST_BATCH.get(device_type(self.trainer), LARGEST_BATCH["cuda"])
-        return max(1, (auto if self.batch_size == "auto" else self.batch_size) // crop_count(self.crops or "center"))
+        crops = crop_count(self.crops or "center") * len(self.conditions)
+        return max(1, (auto if self.batch_size == "auto" else self.batch_size) // crops)
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of this process's share of the samples.
@@ -172,9 +194,9 @@ class BenchmarkDataModule(L.LightningDataModule):
             )
         ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
         limit, crops = int(self.cache_limit_gb * 1e9), self.crops or "center"
-        cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, limit, crops)
+        cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, limit, crops, self.conditions)
         return DataLoader(
-            InBatches(BenchmarkDataset(self.index, self.spec, cache, crops), collate),
+            InBatches(BenchmarkDataset(self.index, self.spec, cache, crops, self.conditions), collate_images),
             batch_size=None,
             sampler=ShareOfBatches(len(self.index), self.images_per_batch, ranks, rank, self.done),
             num_workers=self.num_workers,
@@ -192,46 +214,66 @@ class BenchmarkDataModule(L.LightningDataModule):
         return self.test_dataloader()
 
 
-class BenchmarkDataset(Dataset[Sample]):
-    """Samples of a benchmark by their id: each image decoded and preprocessed in the process that reads it.
+class BenchmarkDataset(Dataset[list[Sample]]):
+    """Images of a benchmark by their id: each decoded and preprocessed in the process that reads it, once.
 
     Args:
         index: The benchmark's images.
         spec: The recipe they are preprocessed by.
         cache: Crops of that recipe to take from and to add to; None decodes every image.
         crops: Which crops of each image; see `plan_crops`.
+        conditions: Under which each image is scored.
     """
 
     def __init__(
-        self, index: BenchmarkIndex, spec: PreprocessSpec, cache: CropCache | None = None, crops: str = "center"
+        self,
+        index: BenchmarkIndex,
+        spec: PreprocessSpec,
+        cache: CropCache | None = None,
+        crops: str = "center",
+        conditions: Sequence[Condition] = (AS_IT_IS,),
     ) -> None:
         self.index = index
         self.spec = spec
         self.cache = cache
         self.crops = crops
+        self.conditions = conditions
 
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, sample_id: int) -> Sample:
-        """Decode and preprocess one image; one that cannot be read comes back as such, never as another one."""
-        source, suffix = self.index.source(sample_id), PurePosixPath(self.index.paths[sample_id]).suffix
+    def __getitem__(self, image: int) -> list[Sample]:
+        """Return an image's samples, one per condition; one that cannot be read is such, and never another one."""
+        source, path = self.index.source(image), self.index.paths[image]
+        suffix = PurePosixPath(path).suffix
         if suffix.lower() not in IMAGE_SUFFIXES:  # a row of a Parquet file may have any name
             suffix = ""
-        label, group = int(self.index.labels[sample_id]), int(self.index.group_ids[sample_id])
-        key = None if self.cache is None else identity(source, suffix)
-        if self.cache is not None and key is not None:
-            kept = self.cache.find(key)
-            if kept is not None:
-                return Sample(sample_id, label, group, Status.OK, kept, "")
-        picture = prepare(source, self.spec, self.crops, suffix)
-        pixels = picture.pixels if picture.pixels is None or self.crops != "center" else picture.pixels[0]
-        status = Status[picture.status.upper()]
+        image_id = path if any(condition.perturbation.steps for condition in self.conditions) else ""
+        key = None if self.cache is None else identity(source, suffix, image_id)
+        kept = None if self.cache is None or key is None else self.cache.find(key)
+        if kept is not None:
+            several = kept.reshape(len(self.conditions), *kept.shape[-4 if self.crops != "center" else -3 :])
+            return [self._sample(image, place, Status.OK, pixels, "") for place, pixels in enumerate(several)]
+        samples = []
+        for place, found in enumerate(prepare_each(source, self.spec, self.crops, self.conditions, suffix, path)):
+            pixels = found.pixels if found.pixels is None or self.crops != "center" else found.pixels[0]
+            samples.append(self._sample(image, place, Status[found.status.upper()], pixels, found.reason))
+        good = [sample.pixels for sample in samples if sample.status is Status.OK and sample.pixels is not None]
         # Kept only if it is unchanged while it was read.
-        if self.cache is not None and key is not None and status is Status.OK and key == identity(source, suffix):
-            assert pixels is not None
-            self.cache.store(key, pixels)
-        return Sample(sample_id, label, group, status, pixels, picture.reason)
+        if self.cache is not None and key and len(good) == len(samples) and key == identity(source, suffix, image_id):
+            self.cache.store(key, np.stack(good).reshape(self.cache.shape))
+        return samples
+
+    def _sample(self, image: int, place: int, status: Status, pixels: NDArray[np.uint8] | None, reason: str) -> Sample:
+        """Return the sample of an image under the condition at `place`; see `BenchmarkDataModule.labels_of`."""
+        group = int(self.index.group_ids[image]) + place * len(self.index.manifest.groups)
+        number = image * len(self.conditions) + place
+        return Sample(number, int(self.index.labels[image]), group, status, pixels, reason)
+
+
+def collate_images(images: list[list[Sample]]) -> Batch:
+    """Put the samples of images together."""
+    return collate([sample for samples in images for sample in samples])
 
 
 def _default_root(name: str) -> Path:

@@ -7,6 +7,7 @@ import mmap
 import os
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +18,15 @@ from numpy.typing import NDArray
 from PIL import features
 
 from mirror_pl.files import RACY_NS
+from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.images.crop_segments import ENTRY, Segments, SegmentWriter, make_room
 from mirror_pl.images.crops import crop_count
+from mirror_pl.images.perturb import UNPERTURBED, VERSION
 from mirror_pl.images.spec import PreprocessSpec
 from mirror_pl.sources.source import ImageSource
 
 
-def identity(source: ImageSource, suffix: str) -> bytes | None:
+def identity(source: ImageSource, suffix: str, image_id: str = "") -> bytes | None:
     """Return 16 bytes that change with the image: its place, its suffix, and its file's size, inode and times of change.
 
     The time of the inode's last change cannot be set back, so a file rewritten with its old size and time is another one.
@@ -33,6 +36,7 @@ def identity(source: ImageSource, suffix: str) -> bytes | None:
     Args:
         source: Where the image's bytes are.
         suffix: Suffix of its name, with the dot; its letter case does not matter.
+        image_id: What names it where something random is done to it.
 
     Returns:
         None where the file has changed in the last two seconds, or cannot be looked at. Cost: one stat.
@@ -48,7 +52,8 @@ def identity(source: ImageSource, suffix: str) -> bytes | None:
     place = (source.offset, source.size, suffix.lower())
     state = (status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
     path = os.path.abspath(source.path)  # noqa: PTH100 - links need not be resolved: the inode is that of their target
-    return hashlib.blake2b(f"{path}\0{place}{state}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
+    named = f"\0{image_id}" if image_id else ""
+    return hashlib.blake2b(f"{path}\0{place}{state}{named}".encode("utf-8", "surrogateescape"), digest_size=16).digest()
 
 
 FORMAT: Final = "1"
@@ -70,14 +75,24 @@ class CropCache:
         folder: Holds a folder for each recipe; made where it does not exist.
         spec: The recipe.
         crops: Which crops of an image; see `plan_crops`.
+        conditions: Under which an image is scored; what is stored are its crops under all of them.
         limit_bytes: For all recipes in `folder` together. When it is reached, what no run has used for a day makes way; if
             nothing is that old, nothing more is stored.
     """
 
-    def __init__(self, folder: Path, spec: PreprocessSpec, limit_bytes: int, crops: str = "center") -> None:
-        self.folder = folder / f"crops-{_recipe_digest(spec, crops)}"
+    def __init__(
+        self,
+        folder: Path,
+        spec: PreprocessSpec,
+        limit_bytes: int,
+        crops: str = "center",
+        conditions: Sequence[Condition] = (AS_IT_IS,),
+    ) -> None:
+        self.folder = folder / f"crops-{_recipe_digest(spec, crops, conditions)}"
         square = (spec.crop_px, spec.crop_px, 3)
         self.shape = square if crops == "center" else (crop_count(crops), *square)
+        if len(conditions) > 1:
+            self.shape = (len(conditions), *self.shape)
         self.limit_bytes = limit_bytes
         self._stopped = False
         self._start()
@@ -143,9 +158,17 @@ class CropCache:
             warnings.warn(f"cache_dir: {self.folder.parent} {reason}; the run goes on without storing more", stacklevel=3)
 
 
-def _recipe_digest(spec: PreprocessSpec, crops: str) -> str:
-    """Return what changes with anything that changes a crop: the recipe, which crops, and the libraries that decode."""
-    recipe = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in AFTER_THE_CROP}
+def _recipe_digest(spec: PreprocessSpec, crops: str, conditions: Sequence[Condition]) -> str:
+    """Return what changes with anything that changes a crop: recipe, which crops, conditions, and the libraries at work."""
+    recipes = [
+        {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in AFTER_THE_CROP}
+        for spec in (condition.recipe(spec) for condition in conditions)
+    ]
     libraries = [PIL.__version__, *(features.version(name) for name in ("jpg", "libjpeg_turbo", "webp"))]
-    several = () if crops == "center" else (crops,)
-    return hashlib.sha256(repr((FORMAT, libraries, recipe, *several)).encode()).hexdigest()[:16]
+    more: list[object] = [] if crops == "center" else [crops]
+    perturbations = [condition.perturbation for condition in conditions]
+    if perturbations != [UNPERTURBED]:
+        codecs = [features.version(name) for name in ("avif", "jpg_2000")]
+        more += [VERSION, np.__version__, codecs, [(str(each), each.seed) for each in perturbations]]
+    recipe = recipes[0] if len(recipes) == 1 else recipes
+    return hashlib.sha256(repr((FORMAT, libraries, recipe, *more)).encode()).hexdigest()[:16]

@@ -96,7 +96,7 @@ def cut(image: Image.Image, suffix: str, spec: PreprocessSpec, plan: tuple[Crop,
         if crop.resized not in sizes:
             sizes[crop.resized] = image.resize(crop.resized, Image.Resampling.BICUBIC)
         square = _square(sizes[crop.resized], crop)
-        if suffix.lower() in spec.align_suffixes:
+        if spec.aligns(suffix):
             square = align_format(square, spec.align_quality)
         found[number] = np.asarray(square)
     return found

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.images.crops import Crop, cut, plan_crops
 from mirror_pl.images.decode import UndecodableImageError, decode
 from mirror_pl.images.spec import PreprocessSpec
@@ -44,44 +46,87 @@ class PreparedPicture:
     digest: bytes = b""
 
 
-def prepare(picture: Picture, spec: PreprocessSpec, crops: str = "center", suffix: str | None = None) -> PreparedPicture:
+def prepare(
+    picture: Picture,
+    spec: PreprocessSpec,
+    crops: str = "center",
+    suffix: str | None = None,
+    condition: Condition = AS_IT_IS,
+    image_id: str = "",
+) -> PreparedPicture:
     """Decode a picture and cut what a detector sees of it.
 
     The format alignment of the recipe goes by the suffix of a file's name; for bytes, and for a picture in a shard without a
     suffix, by the format that they are in; for an image, by the file it was opened from, or else its format. Pixels are not
-    aligned.
+    aligned, but where the condition aligns all.
 
     Args:
         picture: See `Picture`.
         spec: The detector's recipe.
         crops: See `plan_crops`.
         suffix: To go by instead, with the dot; of a picture in a shard, that of its name there.
+        condition: What is done to it besides.
+        image_id: Names it, for what is random in a perturbation; see `Perturbation`.
 
     Raises:
         TypeError: If it is none of the kinds of `Picture`.
         ValueError: If pixels have another shape, dtype or range than those of `Picture`.
     """
-    flaw = ""
+    return prepare_each(picture, spec, crops, (condition,), suffix, image_id)[0]
+
+
+def prepare_each(
+    picture: Picture,
+    spec: PreprocessSpec,
+    crops: str,
+    conditions: Sequence[Condition],
+    suffix: str | None = None,
+    image_id: str = "",
+) -> list[PreparedPicture]:
+    """Decode a picture once, and do what `prepare` does under each of some conditions.
+
+    Where a perturbation cannot be done, as with a picture too large for a codec, it is as if the picture were undecodable
+    under that condition.
+    """
     try:
-        if isinstance(picture, str | Path | ImageSource | bytes):
-            source = Path(picture) if isinstance(picture, str) else picture
-            decoded = decode(source)
-            image, flaw = decoded.image, decoded.flaw
-            file = _file_of(source)
-            own_suffix = _SUFFIXES.get(decoded.format, "") if file is None else file.suffix
-            if isinstance(source, ImageSource) and file is None:
-                suffix = suffix or None  # a row of a Parquet file need not be called by a file's name
-        elif isinstance(picture, Image.Image):
-            own_suffix = Path(str(getattr(picture, "filename", ""))).suffix or _SUFFIXES.get(picture.format or "", "")
-            image = _rgb(picture)
-        else:
-            image, own_suffix = _from_pixels(picture), ""
+        opened = _opened(picture, suffix)
+    except UndecodableImageError as error:
+        return [PreparedPicture(None, status="undecodable", reason=str(error))] * len(conditions)
+    return [_under(condition, opened, spec, crops, image_id) for condition in conditions]
+
+
+class _Opened(NamedTuple):
+    image: Image.Image
+    suffix: str
+    flaw: str
+
+
+def _opened(picture: Picture, suffix: str | None) -> _Opened:
+    """Decode a picture, and say which suffix its format alignment goes by."""
+    if isinstance(picture, str | Path | ImageSource | bytes):
+        source = Path(picture) if isinstance(picture, str) else picture
+        decoded = decode(source)
+        file = _file_of(source)
+        own_suffix = _SUFFIXES.get(decoded.format, "") if file is None else file.suffix
+        if isinstance(source, ImageSource) and file is None:
+            suffix = suffix or None  # a row of a Parquet file need not be called by a file's name
+        return _Opened(decoded.image, own_suffix if suffix is None else suffix, decoded.flaw)
+    if isinstance(picture, Image.Image):
+        own_suffix = Path(str(getattr(picture, "filename", ""))).suffix or _SUFFIXES.get(picture.format or "", "")
+        return _Opened(_rgb(picture), own_suffix if suffix is None else suffix, "")
+    return _Opened(_from_pixels(picture), suffix or "", "")
+
+
+def _under(condition: Condition, opened: _Opened, spec: PreprocessSpec, crops: str, image_id: str) -> PreparedPicture:
+    spec = condition.recipe(spec)
+    try:
+        image, suffix = condition.perturbation(opened.image, opened.suffix, image_id)
         plan = plan_crops(image.size, spec, crops)
     except UndecodableImageError as error:
         return PreparedPicture(None, status="undecodable", reason=str(error))
-    status = "truncated" if flaw else "ok"
-    pixels = cut(image, own_suffix if suffix is None else suffix, spec, plan)
-    return PreparedPicture(pixels, plan, image.size, status, flaw)
+    return PreparedPicture(
+        cut(image, suffix, spec, plan), plan, image.size, "truncated" if opened.flaw else "ok", opened.flaw
+    )
 
 
 _SUFFIXES: Final = {"PNG": ".png", "BMP": ".bmp"}

@@ -24,7 +24,7 @@ def preprocess(image: Image.Image, suffix: str, spec: PreprocessSpec) -> NDArray
         ``(crop, crop, 3)`` uint8, RGB.
     """
     crop = centre_crop(shrink_short_side(image, spec.max_short_side_px), spec.crop_px)
-    if suffix.lower() in spec.align_suffixes:
+    if spec.aligns(suffix):
         crop = align_format(crop, spec.align_quality)
     return np.array(crop)
 

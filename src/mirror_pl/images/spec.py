@@ -17,6 +17,9 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LARGEST_CROP_PX: Final = 4096
 """A crop has its square in pixels, and a transformer the square of that to work on."""
 
+EVERY_SUFFIX: Final = "*"
+"""Among the suffixes to align: every file's, whatever it is called."""
+
 
 @dataclass(frozen=True)
 class PreprocessSpec:
@@ -28,7 +31,7 @@ class PreprocessSpec:
         max_short_side_px: A longer short side is resized to this (bicubic with antialias); ``None`` never resizes.
         crop_px: Side of the square centre crop; smaller images are padded with zeros first.
         align_suffixes: File suffixes (lower case, with the dot) whose crop is JPEG-compressed and decoded again, so that
-            a lossless file format gives nothing away ("format alignment").
+            a lossless file format gives nothing away ("format alignment"); `EVERY_SUFFIX` stands for all.
         align_quality: JPEG quality of that compression, 1 to 100.
         mean: Per RGB channel, subtracted from pixels in [0, 1]; applied on the device, by the detector.
         std: Per RGB channel, divided by after that.
@@ -55,3 +58,7 @@ class PreprocessSpec:
             raise ConfigError(f"mean must be finite numbers, got {self.mean}")
         if not all(0 < value < math.inf for value in self.std):
             raise ConfigError(f"std must be finite numbers above 0, got {self.std}")
+
+    def aligns(self, suffix: str) -> bool:
+        """Whether crops of a file with this suffix are compressed to JPEG; letter case does not matter."""
+        return suffix.lower() in self.align_suffixes or EVERY_SUFFIX in self.align_suffixes

@@ -169,7 +169,7 @@ class _Maps:
         detector = check_maps(build_detector(settings.model_copy(update={"compile": False}))[0], "maps")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         assert run.facts is not None
-        disturbed = run.facts["config"].get("perturbation")
+        disturbed = run.facts["config"].get("perturb")
         note = "Maps are of the files as they are, without the run's perturbation." if disturbed else ""
         return cls(detector.to(device), build_policy(settings), note)
 

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 
-from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
+from mirror_pl.config.build_detector import build_condition, build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import PredictSettings, read_settings
 from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
@@ -81,6 +81,7 @@ class _Job:
         self.output, self.settings, self.cluster, self.console = output, settings, cluster, console
         self.clock = Clock()
         self.policy, self.limits = build_policy(settings), Limits(settings.max_megapixels, settings.timeout_s)
+        self.condition = build_condition(settings)
         given = settings.ray.num_gpus
         self.num_gpus = given if given is not None else min(1.0, (cluster or {}).get("GPU", 0.0))
         self.device = device_of(settings.device) if cluster is None else torch.device("cuda" if self.num_gpus else "cpu")
@@ -143,6 +144,7 @@ class _Job:
             num_workers=workers_of(settings.num_workers),
             precision=settings.precision,
             limits=self.limits,
+            condition=self.condition,
             duplicates=duplicates,
             on_batch=None if maps is None else maps.add_batch,
         )
@@ -172,6 +174,7 @@ class _Job:
             load=partial(_load, settings),
             store=output.store,
             policy=self.policy,
+            condition=self.condition,
             batch_size=self.batch_size,
             num_workers=max(1, int(ray.num_cpus)) if settings.num_workers is None else settings.num_workers,
             precision=settings.precision,
@@ -213,6 +216,7 @@ def _dependencies(
         **{key: file.sha256 for key, file in weights.items()},
         "detector": detector.description(),
         "policy": asdict(build_policy(settings)),
+        "condition": build_condition(settings).facts(),
         "precision": settings.precision,
         "compile": settings.compile,
         "batch_size": batch_size,

@@ -38,6 +38,7 @@ class DetectorModule(TrainableModule):
     detector's own recipe, which the data module takes from here. Logs, at the end of a test, ``test/bal_acc/SUBSET`` for
     each subset that has both classes, and ``test/bal_acc``, their unweighted mean; in a validation ``val/...`` likewise, or,
     of a training's named sets, ``val/bal_acc/NAME``, the mean over its subsets, and ``val/bal_acc``, the mean over the sets.
+    Of images that are scored under several conditions, ``test/bal_acc/CONDITION`` likewise.
     Fractions in [0, 1], counted exactly over all processes; a score that is not finite counts in none.
 
     Training changes LoRA, where the detector has it apart (``load_detector(..., merge=False)``), and the head; the
@@ -96,6 +97,7 @@ class DetectorModule(TrainableModule):
         self.mixup = mixup
         self.scorer = SplittingScorer(detector)
         self.scored_sets: dict[str, BenchmarkIndex] = {}
+        self.conditions = [""]
         self.balanced_accuracy = nn.ModuleList()
         self.validated: dict[str, float] = {}
         """What the last validation logged."""
@@ -148,8 +150,10 @@ class DetectorModule(TrainableModule):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         self.scored_sets = getattr(data, "scored_sets", {}) if stage in ("fit", "validate", "test") else {}
+        self.conditions = [str(condition) for condition in getattr(data, "conditions", ())] or [""]
         members = [torch.from_numpy(index.members()) for index in self.scored_sets.values()]
-        self.balanced_accuracy = nn.ModuleList(SubsetBalancedAccuracy(part) for part in members)
+        each = [torch.block_diag(*[part] * len(self.conditions)).bool() for part in members]  # groups of each condition
+        self.balanced_accuracy = nn.ModuleList(SubsetBalancedAccuracy(part) for part in each)
 
     def forward(self, pixels: Tensor) -> Any:
         """Return the detector's verdict on pixels ``(B, 3, H, W)``; see `Detector.forward`."""
@@ -208,13 +212,15 @@ class DetectorModule(TrainableModule):
     def _log_balanced_accuracy(self, stage: str) -> dict[str, float]:
         figures: dict[str, Tensor] = {}
         for (name, index), metric in zip(self.scored_sets.items(), self.balanced_accuracy, strict=True):
-            values = metric.compute().reshape(-1)  # type: ignore[operator]  # torchmetrics makes a scalar of a single value
+            values = metric.compute().view(len(self.conditions), -1)  # type: ignore[operator]
             metric.reset()  # type: ignore[operator]
-            of_subset = {subset: value for subset, value in zip(index.subsets, values, strict=True) if not value.isnan()}
-            if name and of_subset:
-                figures[name] = torch.stack(list(of_subset.values())).mean()
-            elif not name:
-                figures |= of_subset
+            for condition, row in zip(self.conditions, values, strict=True):
+                defined = ~row.isnan()
+                mean_of = name or (condition if len(self.conditions) > 1 else "")
+                if mean_of and defined.any():
+                    figures[mean_of] = row[defined].mean()
+                elif not mean_of:
+                    figures |= {subset: row[i] for i, subset in enumerate(index.subsets) if defined[i]}
         if figures:
             mean = torch.stack(list(figures.values())).mean()
             logged = {f"{stage}/bal_acc": mean, **{f"{stage}/bal_acc/{name}": value for name, value in figures.items()}}

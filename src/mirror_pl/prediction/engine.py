@@ -14,7 +14,8 @@ from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.detectors.out_of_memory import SplittingScorer
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.errors import ConfigError
-from mirror_pl.images import Limits
+from mirror_pl.images import Condition, Limits
+from mirror_pl.images.condition import AS_IT_IS
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.prediction.decoding import Prepared, prepared
 from mirror_pl.prediction.duplicates import Duplicates
@@ -36,6 +37,7 @@ def score(
     num_workers: int = 0,
     precision: str = "32-true",
     limits: Limits | None = None,
+    condition: Condition = AS_IT_IS,
     duplicates: Duplicates | None = None,
     start: str | None = None,
     on_batch: Callable[[Batch], None] | None = None,
@@ -54,6 +56,7 @@ def score(
         num_workers: Processes that decode; with 0, this one does, and a picture that takes for ever does so.
         precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
         limits: What a picture may cost; None is the default.
+        condition: Under which pictures are scored.
         duplicates: Knows equal files, which are scored once; None scores each.
         start: How decoding processes are started; see `prepared`.
         on_batch: Called with each batch before it is yielded, for what needs the pixels too, such as maps.
@@ -69,7 +72,12 @@ def score(
         predict_all, detector, policy=policy, batch_size=batch_size, precision=precision, scorer=SplittingScorer(detector)
     )
     prepare = partial(
-        prepare_item, spec=detector.spec, crops=policy.crops, limits=limits, with_digest=duplicates is not None
+        prepare_item,
+        spec=detector.spec,
+        crops=policy.crops,
+        limits=limits,
+        condition=condition,
+        with_digest=duplicates is not None,
     )
     with prepared(items, prepare, limits.timeout_s, num_workers, ahead, start) as pictures:
         for batch in _batches(pictures, at_once):

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.errors import ConfigError, LostProcessError
-from mirror_pl.images import Limits
+from mirror_pl.images import Condition, Limits
 from mirror_pl.prediction.duplicates import Duplicates
 from mirror_pl.prediction.engine import pictures_at_once, score
 from mirror_pl.prediction.inputs import Item
@@ -43,6 +43,7 @@ class Work:
         load: Returns the detector, in eval mode; called once per actor, where it runs.
         store: Where rows go: a folder that all nodes see.
         policy: See `score`.
+        condition: Likewise.
         batch_size: Likewise.
         num_workers: Likewise; of each actor.
         precision: Likewise.
@@ -56,6 +57,7 @@ class Work:
     load: Callable[[], Detector]
     store: Store
     policy: CropPolicy
+    condition: Condition
     batch_size: int
     num_workers: int
     precision: str
@@ -132,6 +134,7 @@ class UnitScorer:
             items,
             self._detector,
             policy=work.policy,
+            condition=work.condition,
             batch_size=work.batch_size,
             num_workers=work.num_workers,
             precision=work.precision,

@@ -7,12 +7,19 @@ from dataclasses import replace
 
 from PIL import Image
 
-from mirror_pl.images import Limits, PreparedPicture, PreprocessSpec, prepare
+from mirror_pl.images import Condition, Limits, PreparedPicture, PreprocessSpec, prepare
+from mirror_pl.images.condition import AS_IT_IS
 from mirror_pl.prediction.inputs import Item
 
 
 def prepare_item(
-    item: Item, spec: PreprocessSpec, crops: str, limits: Limits, *, with_digest: bool = False
+    item: Item,
+    spec: PreprocessSpec,
+    crops: str,
+    limits: Limits,
+    condition: Condition = AS_IT_IS,
+    *,
+    with_digest: bool = False,
 ) -> PreparedPicture:
     """Decode an item and cut its crops, as `prepare` does; whatever goes wrong is the picture's reason.
 
@@ -21,13 +28,14 @@ def prepare_item(
         spec: The detector's recipe.
         crops: See `plan_crops`.
         limits: What it may cost.
+        condition: What is done to it; its path names it.
         with_digest: Whether to read its bytes for a hash, too.
     """
     if item.problem:
         return PreparedPicture(None, status="undecodable", reason=item.problem)
     try:
         with limits.of_size():
-            found = prepare(item.source, spec, crops, item.suffix)
+            found = prepare(item.source, spec, crops, item.suffix, condition, item.path)
         if found.reason.startswith(Image.DecompressionBombError.__name__):
             found = replace(found, reason=f"{found.reason} max_megapixels={limits.max_megapixels:g}")
         if with_digest and found.pixels is not None:

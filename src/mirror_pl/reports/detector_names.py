@@ -10,10 +10,10 @@ from typing import Any
 from mirror_pl.reports.gathered_runs import GatheredRun
 from mirror_pl.texts import printable
 
-SETTINGS = ("tf32", "perturbation")
+SETTINGS = ("tf32", "perturb", "format_align")
 """Settings that move scores, and are part of what a detector is here."""
 
-_USUAL: tuple[Any, ...] = (None, False, {}, [], "", "none")
+_USUAL: tuple[Any, ...] = (None, False, "", "clean")
 """Values of these settings that leave scores as published."""
 _NAMELESS = "mirror"
 """What the oldest runs are of, which do not say it."""
@@ -84,7 +84,7 @@ def _variant(run: GatheredRun) -> tuple[str, ...]:
     said = []
     for name in SETTINGS:
         value = run.settings.get(name)
-        value = value.get("name", value) if isinstance(value, Mapping) else value
+        value = "+".join(map(str, value)) if isinstance(value, list) else value
         if value is True:
             said.append(name)
         elif value not in _USUAL:

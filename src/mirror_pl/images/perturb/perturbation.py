@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from mirror_pl.errors import ConfigError, nearest
+from mirror_pl.images.decode import UndecodableImageError
 from mirror_pl.images.perturb.operations import OPERATIONS
 
 VERSION: Final = 1
@@ -66,6 +67,9 @@ class Perturbation:
             image: In mode RGB; it is not changed.
             suffix: Of its file, with the dot.
             image_id: Names the image, the same wherever it is scored; the path in the prediction table.
+
+        Raises:
+            UndecodableImageError: If an operation cannot be done on it.
         """
         before: Counter[str] = Counter()
         for step in self.steps:
@@ -73,7 +77,11 @@ class Perturbation:
             generator = self._generator(image_id, step.name, before[step.name])
             before[step.name] += 1
             level = step.low if step.low == step.high else float(generator.uniform(step.low, step.high))
-            image = operation.apply(image, round(level) if operation.whole else level, generator)
+            try:
+                image = operation.apply(image, round(level) if operation.whole else level, generator)
+            except Exception as error:  # a codec's limits on size, memory
+                reason = " ".join(str(error).split()) or "no message"
+                raise UndecodableImageError(f"{step} is not possible: {type(error).__name__}: {reason}") from error
             suffix = operation.suffix or suffix
         return image, suffix
 
@@ -81,6 +89,9 @@ class Perturbation:
         key = "\0".join([str(VERSION), str(self.seed), image_id, name, str(number)])
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         return np.random.default_rng(np.frombuffer(digest, np.uint32))
+
+
+UNPERTURBED: Final = Perturbation()
 
 
 def parse_perturbation(given: str | Sequence[str] | None, seed: int = 0) -> Perturbation:
