@@ -4,6 +4,7 @@ from __future__ import annotations
 
 COMMANDS = {
     "eval": "run a detector over a benchmark and write the published report",
+    "robustness": "the same under each perturbation of a suite, and what they change",
     "predict": "score any pictures, and write a file with a row for each",
     "app": "a page in the browser that scores pictures, on this machine",
     "report": "gather finished evaluations into the table one would publish, with intervals, and a page to look at",

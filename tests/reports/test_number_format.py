@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from mirror_pl.reports.leaderboard import Benchmark, Estimate, by_number, in_order
+from mirror_pl.reports.leaderboard import Benchmark, by_number, in_order
 from mirror_pl.reports.leaderboard_markup import _md, _tex
 from mirror_pl.reports.number_format import level_name, p_value, percent, signed, with_interval
 from mirror_pl.reports.published_csv import Delta
+from mirror_pl.scores.bootstrap import Estimate
 
 
 def test_undefined_is_a_dash() -> None:

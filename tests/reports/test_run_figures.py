@@ -11,8 +11,8 @@ from run_folders import Run, images
 
 from mirror_pl.reports import charts
 from mirror_pl.reports.gathered_runs import find_runs
-from mirror_pl.reports.leaderboard import Estimate
 from mirror_pl.reports.run_figures import BINS, POINTS, RunFigures, run_figures
+from mirror_pl.scores.bootstrap import Estimate
 from mirror_pl.scores.calibration import reliability
 
 

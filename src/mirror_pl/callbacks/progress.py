@@ -83,8 +83,9 @@ class ProgressLog(L.Callback):
         self._done += (len(batch.ids) + sum(flaw.id not in batch.ids for flaw in batch.flaws)) * trainer.world_size
         if not self._is_time(trainer):
             return
-        total = trainer.datamodule.left  # type: ignore[attr-defined]
-        done = min(self._done, total)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        total = data.left // len(data.conditions)
+        done = min(self._done // len(data.conditions), total)
         speed = done / (time.monotonic() - self._started)
         left = self._time_left(done, total - done)
         print(f"{done:,}/{total:,} images, {speed:.1f} images/s, {left} left", flush=True)  # noqa: T201

@@ -64,6 +64,18 @@ class Predictions:
     resumed: int = 0
     most_together: int | None = None
 
+    def under(self, place: int, conditions: int) -> Predictions:
+        """Return what is said of the images under the condition at `place`, by their ids."""
+        flaws = [flaw._replace(id=flaw.id // conditions) for flaw in self.flaws if flaw.id % conditions == place]
+        return replace(
+            self,
+            logits=self.logits[place::conditions],
+            p_fake=self.p_fake[place::conditions],
+            statuses=self.statuses[place::conditions],
+            flaws=flaws,
+            resumed=self.resumed // conditions,
+        )
+
 
 class ScoreKeeper(L.Callback):
     """Keeps what a `DetectorModule` says of each image of a `BenchmarkDataModule` in `trainer.test`, durably.

@@ -108,6 +108,23 @@ class EvalSettings(ConditionSettings):
         return self
 
 
+class RobustnessSettings(EvalSettings):
+    """Settings of ``mirror_pl.robustness``."""
+
+    suite: dict[str, Any]
+    threshold_from: str | None
+    level: Annotated[float, Field(gt=0, lt=1)]
+    replicates: Count
+
+    @model_validator(mode="after")
+    def _of_the_suite(self) -> RobustnessSettings:
+        if self.perturb or self.format_align:
+            raise _refusal("perturb and format_align: the suite says it; leave them out, or use mirror_pl.eval")
+        if self.repeat is not None or self.compat is not None:
+            raise _refusal("repeat and compat are settings of mirror_pl.eval; leave them out")
+        return self
+
+
 FREE_SETTINGS = (
     "output_dir", "resume", "repeat", "save_every_s", "num_workers", "cache_dir", "cache_limit_gb",
     "data.num_workers", "data.cache_dir", "data.cache_limit_gb", "data.index_cache",
@@ -338,6 +355,7 @@ def read_train_settings(cfg: DictConfig) -> AnyTrainSettings:
 
 _OF_COMMANDS: Final[dict[str, type[Settings]]] = {
     "eval": EvalSettings,
+    "robustness": RobustnessSettings,
     "predict": PredictSettings,
     "report": ReportSettings,
     "gallery": GallerySettings,

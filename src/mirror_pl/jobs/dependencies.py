@@ -22,8 +22,8 @@ from mirror_pl.reports.run_folder import is_begun
 from mirror_pl.sources.place import path_of
 
 if TYPE_CHECKING:
-    from mirror_pl.benchmarks import BenchmarkIndex
     from mirror_pl.config.schema import DetectorSettings, EvalSettings
+    from mirror_pl.data import BenchmarkDataModule
     from mirror_pl.detectors import Detector
     from mirror_pl.reports import RunFolder
 
@@ -64,12 +64,13 @@ def _hashed(setting: str, path: str | None) -> WeightsFile:
 
 
 def dependencies(
-    weights: Mapping[str, WeightsFile], index: BenchmarkIndex, detector: Detector, images_per_batch: int, device: str
+    weights: Mapping[str, WeightsFile], data: BenchmarkDataModule, detector: Detector, device: str
 ) -> dict[str, Any]:
     """Return all that a score depends on, besides the settings: weights, data, recipe, batches, device, versions.
 
     Batches and versions move a score by float rounding only; but a run that goes on is to end as if it had not been stopped.
     """
+    index = data.index
     groups = index.manifest.groups
     images = Counter(
         f"{groups[group]}/{LABEL_NAMES[label]}" for group, label in zip(index.group_ids, index.labels, strict=True)
@@ -78,7 +79,8 @@ def dependencies(
         **{key: file.sha256 for key, file in weights.items()},
         "data": {"images": dict(images), "fingerprint": index.fingerprint()},
         "detector": detector.description(),
-        "images_per_batch": images_per_batch,
+        "images_per_batch": data.images_per_batch,
+        "conditions": [condition.facts() for condition in data.conditions],
         "device": device,
         "versions": versions(),
     }

@@ -1,12 +1,12 @@
-"""The evaluation job: a detector over a benchmark, into a run folder."""
+"""The evaluation job: a detector over a benchmark, into a run folder; under several conditions, where a suite names them."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -26,7 +26,7 @@ from mirror_pl.jobs.dependencies import (
     weights_of,
     with_absolute_paths,
 )
-from mirror_pl.jobs.evaluation_record import raise_if_incomplete, write_record
+from mirror_pl.jobs.evaluation_record import Record, raise_if_incomplete, write_record
 from mirror_pl.jobs.local_processes import local_processes
 from mirror_pl.jobs.repetition import Original
 from mirror_pl.modules import DetectorModule
@@ -41,10 +41,20 @@ if TYPE_CHECKING:
     from mirror_pl.benchmarks import BenchmarkIndex
     from mirror_pl.data import BenchmarkDataModule
     from mirror_pl.detectors import CropPolicy, Detector
+    from mirror_pl.images import Condition
+
+
+class Also(Protocol):
+    """What else is made of an evaluation, whose images are scored under further conditions."""
+
+    def __call__(
+        self, job: Job, detector: str, record: Record, predictions: Predictions, folder: RunFolder
+    ) -> dict[str, Any]:
+        """Write it, and return what ``run.json`` says of it."""
 
 
 @dataclass
-class _Job:
+class Job:
     """An evaluation on its way; `folder` is that of the first process alone."""
 
     cfg: DictConfig
@@ -57,6 +67,7 @@ class _Job:
     policy: CropPolicy
     clock: Clock
     console: Console
+    also: Also | None
     weights: dict[str, WeightsFile] = field(default_factory=dict)
 
 
@@ -72,7 +83,27 @@ def run(cfg: DictConfig, named: Collection[str] = ()) -> None:
             cannot be kept or a process dies; after everything was written, an `IncompleteRunError`, if too many images were
             bad, a required subset is absent, or a repetition does not agree.
     """
-    job = _begin(cfg, named)
+    evaluate(cfg, EvalSettings, named)
+
+
+def evaluate(
+    cfg: DictConfig,
+    kind: type[EvalSettings],
+    named: Collection[str] = (),
+    conditions: Sequence[Condition] | None = None,
+    also: Also | None = None,
+) -> None:
+    """Do what `run` does, and more if asked to.
+
+    Args:
+        cfg: Settings of a command.
+        kind: Which they are.
+        named: As for `run`.
+        conditions: Under which each image is scored, the one that the run is of first; None leaves that to the settings.
+        also: What is made of the others.
+    """
+    job = _begin(cfg, kind, named, conditions)
+    job.also = also
     settings, data, folder = job.settings, job.data, job.folder
     try:
         try:
@@ -108,14 +139,14 @@ def run(cfg: DictConfig, named: Collection[str] = ()) -> None:
             folder.unlock()
 
 
-def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
+def _begin(cfg: DictConfig, kind: type[EvalSettings], named: Collection[str], conditions: Sequence[Condition] | None) -> Job:
     """Check the settings, find the data, and claim the run folder."""
-    settings = read_settings(cfg, EvalSettings)
+    settings = read_settings(cfg, kind)
     original = None
     if settings.repeat is not None:
         original = Original.read(Path(settings.repeat))
         cfg = original.settings(cfg, named)
-        settings = read_settings(cfg, EvalSettings)
+        settings = read_settings(cfg, kind)
     clock, policy = Clock(), build_policy(settings)
     # Kept listings do not notice every change, and a run that goes on must.
     fresh: dict[str, Any] = {"index_cache": None} if is_stopped_run(settings) else {}
@@ -127,6 +158,7 @@ def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
         labels=label_table(settings.labels, "labels"),
         pair=settings.compat is None,
         crops=policy.crops,
+        conditions=conditions,
         **fresh,
     )
     _ = data.index  # what is not there is said before a folder is made
@@ -141,20 +173,20 @@ def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
         yaml = OmegaConf.to_yaml(cfg, resolve=True)
         folder = RunFolder(Path(settings.output_dir), yaml, resume=settings.resume, free=FREE_SETTINGS, again=True)
         go_on_with(f"output_dir={settings.output_dir}", "resume=true")
-    return _Job(cfg, settings, data, trainer, keeper, folder, original, policy, clock, Console())
+    return Job(cfg, settings, data, trainer, keeper, folder, original, policy, clock, Console(), None)
 
 
-def _parts(job: _Job, detector: Detector) -> PartsOfRun | None:
+def _parts(job: Job, detector: Detector) -> PartsOfRun | None:
     """Return where scores are kept, once it is sure that those of an earlier try are scores of the same things."""
     if job.folder is None:
         return None  # the first process tells the others
     device = job.trainer.strategy.root_device.type
-    facts = dependencies(job.weights, job.data.index, detector, job.data.images_per_batch, device)
+    facts = dependencies(job.weights, job.data, detector, device)
     job.clock.started = job.folder.hold_to(facts, job.clock.started)
     return PartsOfRun(job.folder.parts, run_key(facts, job.clock.started), job.settings.save_every_s)
 
 
-def _announce(job: _Job, folder: RunFolder, reused: bool) -> None:
+def _announce(job: Job, folder: RunFolder, reused: bool) -> None:
     index, console = job.data.index, job.console
     found = f"{len(index):,} images of {len(index.subsets)} of {len(index.all_subsets)} subsets"
     print_plain(f"{index.manifest.title}: {found} in {index.data_root}", console)
@@ -165,12 +197,14 @@ def _announce(job: _Job, folder: RunFolder, reused: bool) -> None:
     print_plain(f"Run folder: {folder.path}", console)
 
 
-def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: RunFolder) -> None:
+def _complete(job: Job, detector: Detector, predictions: Predictions, folder: RunFolder) -> None:
     """Write what is known now, and say it."""
     settings, index, trainer, console = job.settings, job.data.index, job.trainer, job.console
     if predictions.resumed:
         print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
-    record = write_record(folder, settings, index, detector.name, predictions, job.clock.started)
+    conditions = job.data.conditions
+    everything, predictions = predictions, predictions.under(0, len(conditions))
+    record = write_record(folder, settings, index, detector.name, predictions, job.clock.started, conditions[0])
     agreement = job.original.compare(record.table) if job.original else None
     device = device_name(trainer.strategy.root_device)
     facts = {
@@ -183,6 +217,7 @@ def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: R
         "miniature": is_miniature(settings.checkpoint),
         "detector": detector.description(),
         "protocol": {**asdict(job.policy), "as_published": job.policy.is_same_as(detector.protocol)},
+        "condition": conditions[0].facts(),
         "device": device,
         "processes": trainer.world_size,
         "precision": trainer.precision,
@@ -195,8 +230,10 @@ def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: R
         "revision": git_revision(),
         "machine": machine(),
     }
-    folder.complete(facts)
     print_report(index, record.scores, record.compared, console)
+    if job.also:
+        facts |= job.also(job, detector.name, record, everything, folder)
+    folder.complete(facts)
     print_plain(f"Report: {record.report}", console)
     mirror(
         trainer,

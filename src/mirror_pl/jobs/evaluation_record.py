@@ -13,6 +13,7 @@ import numpy as np
 from mirror_pl.benchmarks import published_for
 from mirror_pl.config.build_detector import is_miniature
 from mirror_pl.errors import IncompleteRunError, name_list
+from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.reports import Delta, RunFolder, deltas
 from mirror_pl.scores import BenchmarkScores, Status, make_table, score_benchmark
 
@@ -52,11 +53,15 @@ def write_record(
     detector: str,
     predictions: Predictions,
     started: datetime,
+    condition: Condition = AS_IT_IS,
 ) -> Record:
-    """Write all files of the run but run.json, and return what they say."""
+    """Write all files of the run but run.json, and return what they say.
+
+    What was scored under another condition than the images as they are is not held against published numbers.
+    """
     manifest = index.manifest
     ids, subset_ids = index.rows()
-    table = _table(index, predictions, ids, subset_ids, index.subsets)
+    table = prediction_table(index, predictions, ids, subset_ids, index.subsets)
     scores = score_benchmark(table, settings.quirks)
     counts = {str(status): int((predictions.statuses == status).sum()) for status in Status}
     folder.write_predictions(table)
@@ -66,7 +71,7 @@ def write_record(
     )
     name = manifest.published_key if settings.compat == "published" else manifest.name
     report = folder.write_report(f"{name}_{started:%Y%m%d_%H%M%S}", scores, manifest.pooled_row)
-    published = published_for(manifest.name, detector)
+    published = published_for(manifest.name, detector) if condition == AS_IT_IS else ()
     compared = deltas(published, scores.mean["bal_acc"])
     folder.write_deltas(compared)
     per_class = _per_class(index, predictions, settings.quirks) if settings.per_class else None
@@ -84,7 +89,7 @@ def write_record(
     return Record(table, scores, compared, counts, report)
 
 
-def _table(
+def prediction_table(
     index: BenchmarkIndex,
     predictions: Predictions,
     ids: NDArray[np.int64],
@@ -116,7 +121,7 @@ def _per_class(index: BenchmarkIndex, predictions: Predictions, compat: Compat) 
     rows = list(dict.fromkeys(names))
     positions = {name: position for position, name in enumerate(rows)}
     row_ids = np.array([positions[name] for name in names], np.int32)
-    return score_benchmark(_table(index, predictions, ids, row_ids, rows), compat)
+    return score_benchmark(prediction_table(index, predictions, ids, row_ids, rows), compat)
 
 
 def raise_if_incomplete(settings: EvalSettings, index: BenchmarkIndex, counts: Mapping[str, int], folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mirror_pl.reports.leaderboard import Estimate
+from mirror_pl.scores.bootstrap import Estimate
 from mirror_pl.scores.calibration import Reliability
 from mirror_pl.scores.curves import Curve
 

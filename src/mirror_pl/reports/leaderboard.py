@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mirror_pl.benchmarks.published import published_numbers
 from mirror_pl.reports.detector_names import DetectorName
 from mirror_pl.reports.published_csv import Delta
-from mirror_pl.scores.bootstrap import Replicates, interval
+from mirror_pl.scores.bootstrap import Estimate, Replicates, interval
 from mirror_pl.scores.paired import PairedComparison
 from mirror_pl.scores.threshold import FittedThreshold
 
@@ -24,15 +24,6 @@ GROUPS: Final = {"standard": "Standard", "in-the-wild": "In the wild", "human": 
 
 EVERYTHING: Final = "all"
 """Stands for all benchmarks, where a group is named."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its interval; None where it is undefined, or has no interval."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
-from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Estimate, Leaderboard, by_number
+from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, by_number
 from mirror_pl.reports.number_format import bracket, level_name, p_value, percent, signed, with_interval
 from mirror_pl.reports.report_notes import PARTIAL
+from mirror_pl.scores.bootstrap import Estimate
 
 
 def markdown(board: Leaderboard) -> str:

@@ -15,7 +15,6 @@ from mirror_pl.reports.leaderboard import (
     EVERYTHING,
     GROUPS,
     Benchmark,
-    Estimate,
     GroupMean,
     Leaderboard,
     Result,
@@ -24,7 +23,7 @@ from mirror_pl.reports.leaderboard import (
 )
 from mirror_pl.reports.number_format import bracket, level_name, p_value, percent, signed
 from mirror_pl.reports.report_notes import PARTIAL
-from mirror_pl.scores.bootstrap import RESAMPLED
+from mirror_pl.scores.bootstrap import RESAMPLED, Estimate
 from mirror_pl.scores.extended import EXTENDED
 from mirror_pl.texts import csv_text, printable
 

@@ -14,9 +14,9 @@ from mirror_pl.benchmarks import published_for
 from mirror_pl.errors import ConfigError, name_list, nearest
 from mirror_pl.reports.detector_names import DetectorName
 from mirror_pl.reports.gathered_runs import GatheredRun
-from mirror_pl.reports.leaderboard import Estimate, Result, Row
+from mirror_pl.reports.leaderboard import Result, Row
 from mirror_pl.reports.published_csv import deltas
-from mirror_pl.scores.bootstrap import bootstrap, interval
+from mirror_pl.scores.bootstrap import Estimate, bootstrap, estimate
 from mirror_pl.scores.columns import columns, distinct_rows, rows_by_subset
 from mirror_pl.scores.extended import extended_scores
 from mirror_pl.scores.metrics import POOLED
@@ -51,7 +51,7 @@ def fit_on(run: GatheredRun, subset: str | None) -> SharedThreshold:
             f"It has: {name_list(data.names, 30)}"
         )
     # Images without a score take no part in the fit; they belong to the set all the same.
-    images = _whole_paths(run, table.take(pa.array(rows)))
+    images = whole_paths(run.data_root, table.take(pa.array(rows)))
     rows = rows[data.scored[rows]]
     return SharedThreshold(fit_threshold(data.label[rows], data.logit[rows]), images)
 
@@ -60,7 +60,7 @@ def apply_to(threshold: SharedThreshold, run: GatheredRun, table: pa.Table) -> d
     """Return each subset's balanced accuracy at a threshold; None where it is undefined, or was fitted on its images."""
     data = columns(table)
     # Fitted and judged on the same image, even one real that serves several subsets, it would flatter the detector.
-    known = pc.is_in(_whole_paths(run, table), value_set=threshold.images)
+    known = pc.is_in(whole_paths(run.data_root, table), value_set=threshold.images)
     fitted_on = known.to_numpy(zero_copy_only=False)
     found: dict[str, float | None] = {}
     for name, here in zip(data.names, rows_by_subset(data), strict=True):
@@ -70,12 +70,12 @@ def apply_to(threshold: SharedThreshold, run: GatheredRun, table: pa.Table) -> d
     return found
 
 
-def _whole_paths(run: GatheredRun, table: pa.Table) -> pa.Array:
+def whole_paths(root: str, table: pa.Table) -> pa.Array:
     """Return the paths in a table with the data root before them; one of a real that a user named is whole already."""
     paths = table["path"].combine_chunks()
     if isinstance(paths, pa.ChunkedArray):
         paths = paths.chunk(0)
-    below = pc.binary_join_element_wise(run.data_root.rstrip("/"), paths, "/")
+    below = pc.binary_join_element_wise(root.rstrip("/"), paths, "/")
     return pc.if_else(pc.starts_with(paths, "/"), paths, below)
 
 
@@ -106,7 +106,7 @@ def measure(
     def estimates(
         values: Mapping[str, float | None], replicates_of: Mapping[str, NDArray[np.float64]]
     ) -> dict[str, Estimate]:
-        return {name: _estimate(value, replicates_of.get(name), level) for name, value in values.items()}
+        return {name: estimate(value, replicates_of.get(name), level) for name, value in values.items()}
 
     rows = tuple(
         Row(name, *scores.counts[name], estimates(values, drawn.rows[name]), at_threshold.get(name))
@@ -127,11 +127,6 @@ def measure(
         at_threshold=_mean_at_threshold(rows),
         replicates=drawn,
     )
-
-
-def _estimate(value: float | None, replicates: NDArray[np.float64] | None, level: float) -> Estimate:
-    found = None if value is None or replicates is None else interval(replicates, level)
-    return Estimate(value) if found is None else Estimate(value, *found)
 
 
 def _mean_at_threshold(rows: tuple[Row, ...]) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mirror_pl.reports.leaderboard import Estimate
+from mirror_pl.scores.bootstrap import Estimate
 
 NAMES = {
     "acc": "Acc",

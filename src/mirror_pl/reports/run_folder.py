@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.changes import changes, different
 from mirror_pl.errors import ConfigError, OutputError, name_list
-from mirror_pl.files import FolderLock, claim, read_json, read_yaml, write_text
+from mirror_pl.files import FolderLock, claim, read_json, read_yaml, whole_file, write_text
 from mirror_pl.reports.published_csv import Delta, deltas_csv, published_csv
 from mirror_pl.scores import BenchmarkScores, write_table
 from mirror_pl.texts import csv_text, storable
@@ -177,6 +178,11 @@ class RunFolder:
     def write_predictions(self, table: pa.Table) -> None:
         """Write ``predictions.parquet``, the record."""
         write_table(table, self.path / "predictions.parquet")
+
+    def write_conditions(self, table: pa.Table) -> None:
+        """Write ``conditions.parquet``: the prediction table under each condition, named in a column of its own."""
+        with whole_file(self.path / "conditions.parquet") as temporary:
+            pq.write_table(table, temporary)
 
     def write_bad_images(self, rows: Iterable[tuple[int, str, str, str, str]]) -> None:
         """Write ``bad_images.csv``: id, path, subset, status and reason of each image not read or scored as it should be."""

@@ -46,7 +46,7 @@ class Replicates:
     pooled: Mapping[str, NDArray[np.float64]]
 
 
-def bootstrap(table: pa.Table, *, replicates: int = 1000, seed: int = 0) -> Replicates:
+def bootstrap(table: pa.Table, *, replicates: int = 1000, seed: int = 0, paired_with: pa.Table | None = None) -> Replicates:
     """Compute the metrics again and again on images drawn with replacement (Efron, 1979).
 
     Images are drawn within strata: those of one class that are members of the same subsets. So each replicate has as many
@@ -66,6 +66,11 @@ def bootstrap(table: pa.Table, *, replicates: int = 1000, seed: int = 0) -> Repl
         table: Rows of one benchmark.
         replicates: How many; an interval's ends are steady to about a tenth of its width with 1000.
         seed: 0 or above. The same seed and images give the same bytes, and another subset in the table does not change them.
+        paired_with: Rows of the same images in the same order, with other scores: the images drawn are those that are drawn
+            of that table with the same seed, so that replicate i of the one belongs to replicate i of the other.
+
+    Raises:
+        ValueError: If `paired_with` has other rows, or others of them have a score.
 
     Time: about 15 ns a row and replicate, on one core.
     """
@@ -74,13 +79,15 @@ def bootstrap(table: pa.Table, *, replicates: int = 1000, seed: int = 0) -> Repl
     parts = strata(data.id[scored], data.subset[scored], data.label[scored])
     parts = [Stratum(part.label, part.members, scored[part.rows]) for part in parts]
     resampler = Resampler(data, parts)
+    through = [None] * len(parts) if paired_with is None else _same_images(data, columns(paired_with), parts, resampler)
     generators = [generator_of(table, part.rows, part.label, "bootstrap", seed) for part in parts]
     at_once = max(1, _DRAWN_AT_ONCE // max(1, len(scored)))
     values = np.full((len(data.names) + 1, len(RESAMPLED), replicates), np.nan)
     # Without a scored image there is nothing to draw.
     for start in range(0, replicates if parts else 0, at_once):
         size = min(at_once, replicates - start)
-        counts = [scores.draw(generator, size) for scores, generator in zip(resampler.scores, generators, strict=True)]
+        drawn = zip(resampler.scores, generators, through, strict=True)
+        counts = [scores.draw(generator, size, same) for scores, generator, same in drawn]
         values[:, :, start : start + size] = resampler.metrics(counts)
 
     rows = {name: dict(zip(RESAMPLED, row, strict=True)) for name, row in zip(data.names, values, strict=False)}
@@ -106,6 +113,21 @@ def interval(replicates: NDArray[np.floating], level: float = 0.95) -> tuple[flo
         return None
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its interval; None where it is undefined, or has no interval."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+def estimate(value: float | None, replicates: NDArray[np.floating] | None, level: float) -> Estimate:
+    """Put a figure and the interval of its replicates together, where it has them."""
+    found = None if value is None or replicates is None else interval(replicates, level)
+    return Estimate(value) if found is None else Estimate(value, *found)
 
 
 class Resampler:
@@ -169,9 +191,18 @@ class StratumScores:
         correct = np.concatenate([[False], decided_fake[new] == (part.label == FAKE), [False]])
         self._right_runs = np.flatnonzero(correct[1:] != correct[:-1]).reshape(-1, 2)
 
-    def draw(self, generator: np.random.Generator, replicates: int) -> NDArray[np.int64]:
-        """Return ``(replicates, d)``: how often each score comes up in n draws of images with replacement."""
-        return self.count(generator.integers(self.size, size=(replicates, self.size)))
+    def draw(
+        self, generator: np.random.Generator, replicates: int, same: NDArray[np.int64] | None = None
+    ) -> NDArray[np.int64]:
+        """Return ``(replicates, d)``: how often each score comes up in n draws of images with replacement.
+
+        Args:
+            generator: Draws positions in the order of scores, or of those of another table.
+            replicates: How many.
+            same: ``(n,)``, the positions here of that table's images; None for the former.
+        """
+        drawn = generator.integers(self.size, size=(replicates, self.size))
+        return self.count(drawn if same is None else same[drawn])
 
     def count(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
         """Count the scores ``(replicates, d)`` of `images` ``(replicates, draws)``, positions in the order of scores."""
@@ -188,6 +219,20 @@ class StratumScores:
         for start, end in self._right_runs:
             total += counts[:, start:end].sum(axis=1)
         return total
+
+
+def _same_images(
+    data: Columns, other: Columns, parts: Sequence[Stratum], resampler: Resampler
+) -> list[NDArray[np.int64] | None]:
+    """Return, for each stratum, where the images are here that stand in the order of another table's scores."""
+    if not (np.array_equal(data.id, other.id) and np.array_equal(data.scored, other.scored)):
+        raise ValueError("bootstrap: the two tables must have the same rows, and scores in the same ones")
+    found: list[NDArray[np.int64] | None] = []
+    for part, scores in zip(parts, resampler.scores, strict=True):
+        place = np.empty(scores.size, np.int64)
+        place[scores.order] = np.arange(scores.size)
+        found.append(place[StratumScores(other, part, _Scratch()).order])
+    return found
 
 
 class _Group:
