@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mirror_pl.images.perturb.pixels import luminance, to_image
+from mirror_pl.images.perturb.pixels import to_image
 
 TILES: Final = 8
 """Across and down; fewer where the picture has fewer pixels."""
@@ -25,7 +25,8 @@ def clahe(image: Image.Image, limit: float, _: np.random.Generator) -> Image.Ima
         The image, each of whose channels was raised by as much as the luminance.
     """
     pixels = np.asarray(image, np.float32)
-    before = np.rint(luminance(pixels)).astype(np.intp)
+    red, green, blue = np.moveaxis(np.asarray(image, np.intp), -1, 0)
+    before = (299 * red + 587 * green + 114 * blue + 500) // 1000  # whole, since it is a place in a table
     down, across = (_Tiling(side) for side in before.shape)
     tables = _tables(before, down, across, limit)
     after = np.zeros(before.shape, np.float32)

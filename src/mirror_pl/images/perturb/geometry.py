@@ -32,10 +32,18 @@ def _long_side(image: Image.Image, px: float, generator: np.random.Generator) ->
 
 
 def _pixelate(image: Image.Image, block: float, _: np.random.Generator) -> Image.Image:
+    """Means of blocks, as long as a whole number of them needs; a pixel belongs to the block that its centre is in."""
     small = _share(image, 1 / block)
     if small == image.size:
         return image
-    return image.resize(small, Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
+    across, down = (
+        ((2 * np.arange(side) + 1) * count - 1) // (2 * side) for side, count in zip(image.size, small, strict=True)
+    )
+    sums = np.add.reduceat(np.asarray(image, np.uint32), np.flatnonzero(np.diff(down, prepend=-1)), 0)
+    sums = np.add.reduceat(sums, np.flatnonzero(np.diff(across, prepend=-1)), 1)
+    counts = (np.bincount(down)[:, None] * np.bincount(across))[..., None]
+    means = ((sums + counts // 2) // counts).astype(np.uint8)
+    return Image.fromarray(means[down][:, across])
 
 
 def _center_crop(image: Image.Image, share: float, _: np.random.Generator) -> Image.Image:

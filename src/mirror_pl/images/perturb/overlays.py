@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mirror_pl.images.perturb.operation import Operation
+from mirror_pl.images.perturb.pixels import curved
 
 BLOCK_PX: Final = 32
 """Side of a block of one colour."""
@@ -32,7 +33,8 @@ def _watermark(image: Image.Image, opacity: float, generator: np.random.Generato
         for side, start, cells in zip((image.height, image.width), drawn, tile.shape, strict=True)
     )
     mask = Image.fromarray(np.uint8(255) * tile[rows[:, None], columns])
-    return Image.composite(Image.blend(image, Image.new("RGB", image.size, "white"), opacity), image, mask)
+    values = np.arange(256.0)
+    return Image.composite(curved(image, values + opacity * (255 - values)), image, mask)
 
 
 def _sticker(image: Image.Image, share: float, generator: np.random.Generator) -> Image.Image:
