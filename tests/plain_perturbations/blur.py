@@ -33,7 +33,7 @@ def lens_blur(pixels: Pixels, radius: float, _: np.random.Generator) -> NDArray[
 def motion_blur(pixels: Pixels, length: float, generator: np.random.Generator) -> NDArray[Any]:
     angle = generator.uniform(0, math.pi)
     counts = np.zeros((2 * int(length) + 1, 2 * int(length) + 1))
-    for place in np.linspace(-(length - 1) / 2, (length - 1) / 2, int(length)):
+    for place in np.arange(length) - length // 2:
         counts[int(length) + round(place * math.sin(angle)), int(length) + round(place * math.cos(angle))] += 1
     return mean_over(pixels, counts)
 

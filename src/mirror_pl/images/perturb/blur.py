@@ -46,7 +46,7 @@ def _lens_blur(image: Image.Image, radius: float, _: np.random.Generator) -> Ima
 
 
 def _motion_blur(image: Image.Image, length: float, generator: np.random.Generator) -> Image.Image:
-    """Mean over the pixels nearest to points on a line, a pixel's width apart; its direction is drawn."""
+    """Mean over the pixels nearest to points on a line, a pixel's width apart, of which one is the pixel itself."""
     angle = generator.uniform(0, math.pi)
     count = int(length)
     if count == 1:
@@ -54,8 +54,7 @@ def _motion_blur(image: Image.Image, length: float, generator: np.random.Generat
     width, height = image.size
     padded = _padded(image, count, count)
     total = np.zeros((height, width, 3), padded.dtype)
-    for step in range(count):
-        along = step - (count - 1) / 2
+    for along in range(-(count // 2), count - count // 2):
         x, y = (count + round(along * part) for part in (math.cos(angle), math.sin(angle)))
         total += padded[y : y + height, x : x + width]
     return _mean(total, count)
