@@ -21,7 +21,9 @@ from mirror_pl.locate import CHECKOUT, config_dir
 
 MINIATURE = len(list((CHECKOUT / "data/miniature/test").rglob("*.jpg")))
 TRAINING = ("augment", "experiment", "module", "optimizer", "phase", "scheduler")
-OPTIONS = sorted((path.parent.name, path.stem) for path in config_dir().glob("*/*.yaml") if path.parent.name != "hydra")
+OPTIONS = sorted(
+    (path.parent.name, path.stem) for path in config_dir().glob("*/*.yaml") if path.parent.name not in ("hydra", "suite")
+)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids="=".join)
