@@ -27,6 +27,7 @@ from mirror_pl.reports.leaderboard_markup import latex, markdown
 from mirror_pl.reports.leaderboard_text import as_json, comparisons_csv, metrics_csv, print_leaderboard, table_csv
 from mirror_pl.reports.measure import SharedThreshold, apply_to, fit_on, measure
 from mirror_pl.reports.report_notes import notes_on_detectors, notes_on_images, notes_on_results, notes_on_runs
+from mirror_pl.reports.robustness import SuiteResult, read_result, write_results
 from mirror_pl.reports.run_figures import RunFigures, run_figures
 from mirror_pl.scores.paired import compare, compare_many
 from mirror_pl.texts import printable
@@ -192,6 +193,13 @@ class _Pairs(Sequence[tuple[pa.Table, pa.Table]]):
         return first.read(), second.read()
 
 
+def _suites(runs: Chosen) -> list[SuiteResult]:
+    """Return what the runs of suites have come to, called as the report calls them."""
+    titles = {key: run.title for key, run in runs.items()}
+    found = (read_result(run.folder, key[1], titles[key]) for key, run in runs.items())
+    return [result for result in found if result is not None]
+
+
 def _write(
     board: Leaderboard,
     figures: Mapping[tuple[str, str], RunFigures],
@@ -214,7 +222,10 @@ def _write(
         {"benchmark": name, "detector": label, "errors": drawn.errors, "images": [vars(image) for image in drawn.worst]}
         for (name, label), drawn in figures.items()
     ]
+    suites = _suites(chosen)
     with whole_folder(output) as folder:
+        if suites:
+            write_results(suites, folder)
         write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
         write_text(folder / "table.csv", table_csv(board))
         write_text(folder / "metrics.csv", metrics_csv(board))

@@ -13,6 +13,7 @@ from rich.progress import track
 
 from mirror_pl.config.schema import RobustnessSettings, read_settings
 from mirror_pl.errors import ConfigError
+from mirror_pl.files import write_text
 from mirror_pl.images.suite import FORMAT_FAMILY, Suite, parse_suite
 from mirror_pl.jobs.dependencies import weights_of
 from mirror_pl.jobs.eval import evaluate
@@ -20,7 +21,7 @@ from mirror_pl.jobs.evaluation_record import prediction_table
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.gathered_runs import find_runs
 from mirror_pl.reports.measure import SharedThreshold, fit_on, whole_paths
-from mirror_pl.reports.robustness import SuiteResult, print_robustness, write_results
+from mirror_pl.reports.robustness import FILE, SuiteResult, as_json, print_robustness, write_results
 from mirror_pl.scores.robustness import score_conditions
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def _write(
         replicates=settings.replicates,
         scores=scores,
     )
+    write_text(folder.path / FILE, as_json(result))
     write_results([result], folder.path)
     print_robustness(result, job.console)
     print_plain(f"Robustness: {folder.path / 'robustness.html'}", job.console)

@@ -135,14 +135,9 @@ def results_csv(results: Sequence[SuiteResult]) -> str:
 
 
 def write_results(results: Sequence[SuiteResult], folder: Path) -> None:
-    """Write what suites came to into a folder: ``robustness.csv``, ``.html``, and a picture per suite and benchmark.
-
-    Of a single result, also ``robustness.json``, which `read_result` reads.
-    """
+    """Write what suites came to into a folder: ``robustness.csv``, ``.html``, and a picture per suite and benchmark."""
     from mirror_pl.reports.robustness_page import picture, robustness_page
 
-    if len(results) == 1:
-        write_text(folder / FILE, as_json(results[0]))
     write_text(folder / "robustness.csv", results_csv(results))
     sections = by_suite(results)
     for number, section in enumerate(sections):
