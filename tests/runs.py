@@ -2,17 +2,54 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+from golden_set import GoldenSet
+
 OWN = ("config.yaml", "run.json")
 """Files of a run folder that say when and how it was made."""
+
+
+KEYS = {"chameleon": "Chameleon", "wildrf": "WildRF", "synthwildx": "Synthwildx"}
+
+
+def golden_overrides(golden: GoldenSet, benchmark: str) -> list[str]:
+    return [
+        f"benchmark={benchmark}",
+        f"data_root={golden.data_root}",
+        f"checkpoint={golden.checkpoint}",
+        f"backbone.path={golden.backbone_path}",
+    ]
+
+
+def report_of(folder: Path) -> list[dict[str, str]]:
+    (path,) = (path for path in folder.glob("*_20*.csv") if "per_class" not in path.name)
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def assert_equal_reports(got: list[dict[str, str]], expected: list[dict[str, str]]) -> None:
+    assert [row["Dataset"] for row in got] == [row["Dataset"] for row in expected]
+    assert list(got[0]) == list(expected[0])
+    for got_row, expected_row in zip(got, expected, strict=True):
+        for column in list(expected_row)[1:]:
+            assert float(got_row[column]) == pytest.approx(float(expected_row[column]), abs=1e-9), (got_row, column)
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
 
 
 def results_of(folder: Path) -> dict[str, bytes]:

@@ -16,32 +16,16 @@ import pytest
 import torch
 import yaml
 from golden_set import SMALL, GoldenSet
+from runs import KEYS, assert_equal_reports, golden_overrides, report_of
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import CheckpointError, ConfigError, DataError, IncompleteRunError, OutputError
 from mirror_pl.jobs.eval import run
 
-KEYS = {"chameleon": "Chameleon", "wildrf": "WildRF", "synthwildx": "Synthwildx"}
-
 
 def evaluate(output: Path, *overrides: str) -> Path:
     run(compose("eval", [f"output_dir={output}", "trainer.accelerator=cpu", "num_workers=0", *overrides]))
     return output
-
-
-def golden_overrides(golden: GoldenSet, benchmark: str) -> list[str]:
-    return [
-        f"benchmark={benchmark}",
-        f"data_root={golden.data_root}",
-        f"checkpoint={golden.checkpoint}",
-        f"backbone.path={golden.backbone_path}",
-    ]
-
-
-def report_of(folder: Path) -> list[dict[str, str]]:
-    (path,) = (path for path in folder.glob("*_20*.csv") if "per_class" not in path.name)
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 def json_of(folder: Path, name: str) -> dict[str, Any]:
@@ -51,14 +35,6 @@ def json_of(folder: Path, name: str) -> dict[str, Any]:
 def predictions_of(folder: Path) -> dict[str, float]:
     table = pq.read_table(folder / "predictions.parquet")
     return dict(zip(table["path"].to_pylist(), table["p_fake"].to_pylist(), strict=True))
-
-
-def assert_equal_reports(got: list[dict[str, str]], expected: list[dict[str, str]]) -> None:
-    assert [row["Dataset"] for row in got] == [row["Dataset"] for row in expected]
-    assert list(got[0]) == list(expected[0])
-    for got_row, expected_row in zip(got, expected, strict=True):
-        for column in list(expected_row)[1:]:
-            assert float(got_row[column]) == pytest.approx(float(expected_row[column]), abs=1e-9), (got_row, column)
 
 
 def test_the_published_reports(golden: GoldenSet, tmp_path: Path) -> None:

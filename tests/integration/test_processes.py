@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from golden_set import SMALL
-from runs import eval_command, results_of
+from runs import eval_command, free_port, results_of
 
 from mirror_pl.config.command import compose
 from mirror_pl.jobs.eval import run
@@ -43,12 +42,6 @@ def assert_same(several: Path, one: Path) -> None:
         assert (a is None) == (b is None)
         assert a is None or abs(a - b) < 1e-6
     assert (several / "bad_images.csv").read_text() == (one / "bad_images.csv").read_text()
-
-
-def free_port() -> int:
-    with socket.socket() as opened:
-        opened.bind(("127.0.0.1", 0))
-        return int(opened.getsockname()[1])
 
 
 def run_all(commands: list[list[str]], environments: list[dict[str, str]]) -> list[str]:
