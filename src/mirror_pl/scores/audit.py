@@ -88,8 +88,8 @@ def separability(features: Mapping[str, Sequence[Any]], labels: NDArray[np.integ
     """Fit a few boosted trees, and count how often they are right about images that they have not seen; see `audit`.
 
     Out-of-fold predictions depend on one another: each image is told by a model that was fitted on images that were told by
-    models fitted on it. So without a confound they spread more than independent ones (by 1.3 times in simulations), and their
-    interval cannot decide. Predictions for one half by a model of the other are independent, whatever the model.
+    models fitted on it. So without a confound they spread more than independent ones (1.3 times as much in simulations), and
+    their interval cannot decide. Predictions for one half by a model of the other are independent, whatever the model.
     """
     from scipy.stats import fisher_exact
     from sklearn.model_selection import StratifiedKFold
