@@ -77,6 +77,7 @@ CONFINED = {
     "matplotlib": set(),
     "torchmetrics": {"scores"},
     "scipy": {"scores"},
+    "sklearn": {"scores"},
     "rich": {"reports", "jobs"},
     "jinja2": {"reports", "app_page"},
     "gradio": {"app_page"},

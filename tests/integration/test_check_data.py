@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from benchmark_trees import OFFICIAL, write
 from golden_set import SMALL
+from PIL import Image
 
 from mirror_pl.config.command import compose
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
@@ -82,3 +84,59 @@ def test_nothing_there(tmp_path: Path) -> None:
         check(tmp_path, "benchmark=genimage")
     with pytest.raises(DataError, match="nowhere does not exist"):
         check(tmp_path / "nowhere")
+
+
+def plant(root: Path, subsets: dict[str, bool], count: int = 40) -> Path:
+    """Write pictures of WildRF's subsets; where it says so, fakes are PNG and square, and reals JPEG of many sizes."""
+    generator = np.random.default_rng(1)
+    for subset, planted in subsets.items():
+        for label, folder in enumerate(("0_real", "1_fake")):
+            (root / f"WildRF/test/{subset}/{folder}").mkdir(parents=True)
+            for number in range(count):
+                kind = label if planted else generator.integers(2)
+                size = (16, 16) if kind else tuple(generator.integers(16, 40, 2).tolist())
+                pixels = generator.integers(0, 256, (*size, 3), dtype=np.uint8)
+                suffix = "png" if kind else "jpg"
+                Image.fromarray(pixels).save(root / f"WildRF/test/{subset}/{folder}/{number}.{suffix}")
+    return root
+
+
+def test_the_audit_finds_what_is_planted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = plant(tmp_path / "data", {"facebook": True, "reddit": False, "twitter": False})
+    reddit = root / "WildRF/test/reddit"
+    shutil.copy(next((reddit / "1_fake").iterdir()), reddit / "1_fake/copy.png")
+    (reddit / "1_fake/text.png").write_text("no image")
+    check(root, "benchmark=wildrf", "audit=true")
+    (entry,) = found()["benchmarks"]
+    assert entry["problems"] == [], "a confound is a property of the benchmark, and no defect"
+    audits = {audit["subset"]: audit for audit in entry["audits"]}
+    assert list(audits) == ["facebook", "reddit", "twitter", "all subsets"]
+    assert {name: audit["confound"] for name, audit in audits.items()} == {
+        "facebook": True,
+        "reddit": False,
+        "twitter": False,
+        "all subsets": True,
+    }
+    facebook = audits["facebook"]
+    assert facebook["alone"]["format"]["balanced_accuracy"] == 1
+    assert (facebook["reals"], facebook["fakes"]) == (40, 40)
+    assert set(facebook["alone"]) == {
+        "width", "height", "aspect_ratio", "file_size", "format", "jpeg_tables", "jpeg_quality", "exif",
+    }  # fmt: skip
+    assert (audits["reddit"]["unread"], audits["reddit"]["copies"], audits["reddit"]["fakes"]) == (1, 1, 40)
+    printed = capsys.readouterr().out
+    assert "confound: file format alone tells real from fake with balanced accuracy 1.00 [0.94, 1.00], p < 0.001" in printed
+    assert "a detector may score well on wildrf/facebook by file format alone; see format_align" in printed
+    assert "no confound found in: reddit, twitter" in printed
+    first = json.dumps(entry["audits"])
+    check(root, "benchmark=wildrf", "audit=true")
+    assert json.dumps(found()["benchmarks"][0]["audits"]) == first, "the same draw each time"
+
+
+def test_a_small_benchmark_is_not_audited(capsys: pytest.CaptureFixture[str]) -> None:
+    check(SMALL.data_root, "benchmark=wildrf", "audit=true")
+    (entry,) = found()["benchmarks"]
+    assert {audit["confound"] for audit in entry["audits"]} == {None}
+    assert "not audited, for want of 20 images of each class: facebook, reddit, twitter" in capsys.readouterr().out
+    check(SMALL.data_root, "benchmark=wildrf")
+    assert found()["benchmarks"][0]["audits"] is None

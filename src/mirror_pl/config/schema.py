@@ -219,6 +219,7 @@ class CheckDataSettings(Settings):
     reals: str | None
     labels: Labels
     decode: bool
+    audit: bool
     json_file: Annotated[str | None, Field(alias="json")]
 
 

@@ -53,7 +53,7 @@ def decode(source: Path | ImageSource | bytes) -> DecodedImage:
     if isinstance(source, Path):
         source = ImageSource(source)
     try:
-        content = _encoded(source)
+        content = encoded(source)
         try:
             with _truncation.refused():
                 return _to_rgb(content)
@@ -70,14 +70,19 @@ def decode(source: Path | ImageSource | bytes) -> DecodedImage:
         raise UndecodableImageError(_one_line(error)) from error
 
 
-def _encoded(source: ImageSource | bytes) -> Path | BytesIO:
-    """Return what Pillow opens: the file itself, or the image's bytes out of a shard."""
+def encoded(source: ImageSource | bytes) -> Path | BytesIO:
+    """Return what Pillow opens: the file itself, or the image's bytes out of a shard.
+
+    Raises:
+        UndecodableImageError: If that is empty, no regular file, or of more bytes than any image has.
+        OSError: If it cannot be read.
+    """
     if isinstance(source, bytes):
         _check_bytes(len(source))
         return BytesIO(source)
     if source.offset is not None:
         _check_bytes(source.size)
-        return _encoded(source.read_bytes())
+        return encoded(source.read_bytes())
     if not isinstance(source.path, Path):  # a URL
         _check_bytes(source.path.stat().st_size)
         return BytesIO(source.read_bytes())
@@ -113,14 +118,14 @@ def _one_line(error: Exception) -> str:
 
 
 def _to_rgb(content: Path | BytesIO) -> DecodedImage:
-    with Image.open(content, formats=_formats()) as image:
+    with Image.open(content, formats=readable_formats()) as image:
         image.load()
         # Converting would copy one that is RGB already.
         return DecodedImage(image if image.mode == "RGB" else image.convert("RGB"), "", image.format or "")
 
 
 @cache
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
     """Formats this Pillow reads by itself; the usual ones first, for they are tried in turn."""
     Image.init()
     return tuple(sorted(set(Image.OPEN) - _OTHER_PROGRAMS, key=lambda name: (name not in _USUAL, name)))

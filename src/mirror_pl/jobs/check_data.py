@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -17,11 +19,16 @@ from mirror_pl.config.schema import CheckDataSettings, read_settings
 from mirror_pl.errors import BenchmarkAbsentError, DataError, IncompleteRunError
 from mirror_pl.files import write_text
 from mirror_pl.images import IMAGE_SUFFIXES, UndecodableImageError, decode
+from mirror_pl.images.file_facts import file_facts
+from mirror_pl.jobs.confounds import LOOKED_AT, audit_subset, drawn
 from mirror_pl.reports import print_plain
+from mirror_pl.reports.confounds import SubsetAudit, print_audits
 from mirror_pl.reports.data_check import DataCheck, print_check
 from mirror_pl.sources.place import path_of
 from mirror_pl.sources.source import ImageSource
 from mirror_pl.texts import storable
+
+Result = TypeVar("Result")
 
 NOT_LOOKED_FOR = ("miniature", "folder")
 """Options of ``benchmark=`` that are no public benchmark."""
@@ -55,8 +62,11 @@ def run(cfg: DictConfig) -> None:
             absent[manifest.name] = error.note
             continue
         undecodable = _undecodable(index, console) if settings.decode else None
-        check = DataCheck(index, inspect_subsets(index), find_duplicates(index), undecodable)
+        audits = _audits(index, console) if settings.audit else None
+        check = DataCheck(index, inspect_subsets(index), find_duplicates(index), undecodable, audits)
         print_check(check, console)
+        if audits is not None:
+            print_audits(manifest, audits, LOOKED_AT, console)
         checks.append(check)
     for note in absent.values():
         print_plain(note, console)
@@ -73,11 +83,26 @@ def run(cfg: DictConfig) -> None:
 
 def _undecodable(index: BenchmarkIndex, console: Console) -> dict[str, str]:
     """Decode every image, in parallel, and return the reason of each that cannot be."""
-    sources = [index.source(image) for image in range(len(index))]
+    reasons = _of_each(_reason, index, range(len(index)), "Decoding", console)
+    return {storable(index.paths[image]): reason for image, reason in reasons.items() if reason is not None}
+
+
+def _audits(index: BenchmarkIndex, console: Console) -> list[SubsetAudit]:
+    """Read where files begin, in parallel, and see what that tells of their labels."""
+    chosen = {name: images.tolist() for name, images in drawn(index).items()}
+    facts = _of_each(file_facts, index, sorted(set().union(*chosen.values())), "Reading files of", console)
+    watched = track(chosen.items(), f"Auditing {index.manifest.title}", console=console)
+    return [audit_subset(index, name, images, facts) for name, images in watched]
+
+
+def _of_each(
+    function: Callable[[ImageSource], Result], index: BenchmarkIndex, images: Sequence[int], doing: str, console: Console
+) -> dict[int, Result]:
+    """Return what a function makes of each image's source, by id; in as many processes as there are cores."""
     with ProcessPoolExecutor() as processes:
-        reasons = processes.map(_reason, sources, chunksize=16)
-        watched = track(reasons, f"Decoding {index.manifest.title}", total=len(sources), console=console)
-        return {storable(path): reason for path, reason in zip(index.paths, watched, strict=True) if reason is not None}
+        results: Iterable[Result] = processes.map(function, map(index.source, images), chunksize=16)
+        watched = track(results, f"{doing} {index.manifest.title}", total=len(images), console=console)
+        return dict(zip(images, watched, strict=True))
 
 
 def _reason(source: ImageSource) -> str | None:

@@ -14,6 +14,7 @@ from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.benchmarks.inspect import SubsetFiles
 from mirror_pl.errors import name_list
 from mirror_pl.labels import LABEL_NAMES
+from mirror_pl.reports.confounds import SubsetAudit
 from mirror_pl.reports.console import print_left_out, print_plain
 from mirror_pl.texts import printable
 
@@ -27,12 +28,15 @@ class DataCheck:
         subsets: What each subset holds.
         duplicates: Paths of a real and a fake with one content.
         undecodable: Reason by path; None where nothing was decoded.
+        audits: What files tell of their labels; None where that was not asked. A confound is no
+            problem: it is a property of the benchmark.
     """
 
     index: BenchmarkIndex
     subsets: list[SubsetFiles]
     duplicates: list[tuple[str, str]]
     undecodable: dict[str, str] | None = field(default=None)
+    audits: list[SubsetAudit] | None = field(default=None)
 
     @property
     def problems(self) -> list[str]:
@@ -63,6 +67,7 @@ class DataCheck:
             "duplicates": self.duplicates,
             "undecodable": self.undecodable,
             "problems": self.problems,
+            "audits": None if self.audits is None else [audit.as_json() for audit in self.audits],
         }
 
 
