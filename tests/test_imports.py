@@ -23,6 +23,8 @@ SHARED = {
     "stopping",
     "store",
     "texts",
+    "abstention",
+    "calibration",
 }  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.
@@ -77,6 +79,7 @@ CONFINED = {
     "matplotlib": set(),
     "torchmetrics": {"scores"},
     "scipy": {"scores"},
+    "sklearn": {"scores"},
     "rich": {"reports", "jobs"},
     "jinja2": {"reports", "app_page"},
     "gradio": {"app_page"},

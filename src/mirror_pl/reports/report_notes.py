@@ -128,8 +128,8 @@ def _notes_on_fpr(results: Mapping[tuple[str, str], Result]) -> list[str]:
             most = max(row.reals for row in found)
             needed = next(n for n in count(int(1 / fpr)) if smallest_fpr(n) <= fpr)
             notes.append(
-                f"{TOO_FEW} {NAMES[name]} stands on fewer than {needed:,} reals in {len(found)} of {len(rows)} rows: with "
-                f"none of them decided fake, a false positive rate of {100 * fpr:g} % still could not be claimed at 95 %. The "
+                f"{TOO_FEW} {NAMES[name]} stands on fewer than {needed:,} reals in {len(found)} of {len(rows)} rows: "
+                f"with none of them decided fake, an FPR of {100 * fpr:g} % could not be claimed at 95 %. The "
                 f"{most:,} reals of the largest of these rows allow {percent(smallest_fpr(most), 2)} % at best."
             )
     return notes
