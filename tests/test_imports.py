@@ -12,7 +12,7 @@ import pytest
 import mirror_pl
 
 PACKAGE = Path(mirror_pl.__file__).parent
-COMMANDS = {"eval", "predict", "app", "train", "convert", "check_data", "report", "gallery"}
+COMMANDS = {"eval", "predict", "app", "train", "convert", "check_data", "report", "gallery", "calibrate"}
 SHARED = {
     "errors",
     "labels",

@@ -217,6 +217,24 @@ class ReportSettings(Settings):
         return self
 
 
+class CalibrateSettings(Settings):
+    """Settings of ``mirror_pl.calibrate``."""
+
+    runs: list[str]
+    output: str
+    subsets: list[str] | None
+    method: Literal["none", "temperature", "platt", "isotonic", "shift"]
+    balanced: bool
+
+    @model_validator(mode="after")
+    def _enough(self) -> CalibrateSettings:
+        if not self.runs:
+            raise _refusal("runs: none is named; give a run folder: mirror_pl.calibrate RUN output=calibration.json")
+        if self.subsets is not None and not self.subsets:
+            raise _refusal("subsets: none is named; give subsets=[a,b], or leave it out for all images of the run")
+        return self
+
+
 class GallerySettings(Settings):
     """Settings of ``mirror_pl.gallery``."""
 
@@ -331,6 +349,7 @@ _OF_COMMANDS: Final[dict[str, type[Settings]]] = {
     "predict": PredictSettings,
     "report": ReportSettings,
     "gallery": GallerySettings,
+    "calibrate": CalibrateSettings,
     "app": AppSettings,
     "convert": ConvertSettings,
     "check_data": CheckDataSettings,
