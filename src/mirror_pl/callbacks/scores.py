@@ -53,6 +53,7 @@ class Predictions:
         p_fake: ``(S,)`` float32; likewise.
         statuses: ``(S,)`` int8 of `Status`.
         flaws: Images that were not read as they should have been, by id.
+        raw_logits: ``(S,)`` float32, the detector's own, where the others are calibrated; else None.
         resumed: Samples that an earlier try of the run had scored.
         most_together: Images that were scored at a time, where whole batches did not fit into memory; else None.
     """
@@ -63,6 +64,7 @@ class Predictions:
     flaws: list[Flaw]
     resumed: int = 0
     most_together: int | None = None
+    raw_logits: NDArray[np.float32] | None = None
 
 
 class ScoreKeeper(L.Callback):

@@ -70,7 +70,20 @@ class DetectorSettings(CheckpointSettings):
     num_workers: Workers
 
 
-class EvalSettings(DetectorSettings):
+class CalibratedSettings(DetectorSettings):
+    """Also what is made of its scores: of ``mirror_pl.eval`` and ``predict``."""
+
+    calibration: str | None
+    abstain: Annotated[float, Field(gt=0, le=0.5)] | None
+
+    @model_validator(mode="after")
+    def _bands_are_there(self) -> CalibratedSettings:
+        if self.abstain is not None and self.calibration is None:
+            raise _refusal("abstain: it needs a calibration, which has the bands; give calibration=FILE too")
+        return self
+
+
+class EvalSettings(CalibratedSettings):
     """Settings of ``mirror_pl.eval``."""
 
     data_root: str
@@ -118,7 +131,7 @@ class RaySettings(Settings):
     concurrency: Count | None
 
 
-class PredictSettings(DetectorSettings):
+class PredictSettings(CalibratedSettings):
     """Settings of ``mirror_pl.predict``."""
 
     dedupe: bool

@@ -26,12 +26,13 @@ from mirror_pl.jobs.dependencies import (
     weights_of,
     with_absolute_paths,
 )
-from mirror_pl.jobs.evaluation_record import raise_if_incomplete, write_record
+from mirror_pl.jobs.evaluation_record import check_other_images, raise_if_incomplete, write_record
 from mirror_pl.jobs.local_processes import local_processes
 from mirror_pl.jobs.repetition import Original
 from mirror_pl.modules import DetectorModule
 from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain, print_report
+from mirror_pl.reports.console import print_abstention
 from mirror_pl.retrieval.fused import why_not_fused
 from mirror_pl.stopping import go_on_with
 
@@ -130,6 +131,8 @@ def _begin(cfg: DictConfig, named: Collection[str]) -> _Job:
         **fresh,
     )
     _ = data.index  # what is not there is said before a folder is made
+    if settings.calibration is not None:
+        check_other_images(Path(settings.calibration), data.index)
     keeper = ScoreKeeper()
     trainer = build_trainer(cfg, keeper)
     limit = trainer.limit_test_batches  # 1.0 is all of them, 1 a single one; fast_dev_run sets it too
@@ -170,7 +173,8 @@ def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: R
     settings, index, trainer, console = job.settings, job.data.index, job.trainer, job.console
     if predictions.resumed:
         print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
-    record = write_record(folder, settings, index, detector.name, predictions, job.clock.started)
+    calibration = detector.calibration
+    record = write_record(folder, settings, index, detector.name, predictions, job.clock.started, calibration)
     agreement = job.original.compare(record.table) if job.original else None
     device = device_name(trainer.strategy.root_device)
     facts = {
@@ -180,6 +184,7 @@ def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: R
         "resumed_after": predictions.resumed or None,
         "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
         **{key: asdict(file) for key, file in job.weights.items()},
+        **({} if calibration is None else {"calibrated": calibration.description()}),
         "miniature": is_miniature(settings.checkpoint),
         "detector": detector.description(),
         "protocol": {**asdict(job.policy), "as_published": job.policy.is_same_as(detector.protocol)},
@@ -197,6 +202,8 @@ def _complete(job: _Job, detector: Detector, predictions: Predictions, folder: R
     }
     folder.complete(facts)
     print_report(index, record.scores, record.compared, console)
+    if record.abstention is not None:
+        print_abstention(record.abstention, console)
     print_plain(f"Report: {record.report}", console)
     mirror(
         trainer,
