@@ -34,6 +34,8 @@ class Run:
     compat: str | None = None
     fingerprint: str = "f" * 64
     settings: Mapping[str, Any] = field(default_factory=dict)
+    raw: Sequence[float] | None = None
+    """The detector's own logits, of a calibrated run."""
 
     def write(self, folder: Path) -> Path:
         """Write all files of a complete run."""
@@ -52,6 +54,7 @@ class Run:
             statuses=np.where(np.isnan(logit), Status.UNDECODABLE, Status.OK),
             logits=logit,
             p_fake=1 / (1 + np.exp(-logit)),
+            raw_logits=None if self.raw is None else np.array(self.raw, np.float32),
         )
         write_table(table, folder / "predictions.parquet")
         metrics = {"benchmark": self.benchmark, "missing_subsets": self.missing, "images": {}, "compat": self.compat}

@@ -12,7 +12,7 @@ import pytest
 import mirror_pl
 
 PACKAGE = Path(mirror_pl.__file__).parent
-COMMANDS = {"eval", "robustness", "predict", "app", "train", "convert", "check_data", "report", "gallery"}
+COMMANDS = {"eval", "robustness", "predict", "app", "train", "convert", "check_data", "report", "gallery", "calibrate"}
 SHARED = {
     "errors",
     "labels",
@@ -23,6 +23,8 @@ SHARED = {
     "stopping",
     "store",
     "texts",
+    "abstention",
+    "calibration",
 }  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.

@@ -9,6 +9,7 @@ COMMANDS = {
     "app": "a page in the browser that scores pictures, on this machine",
     "report": "gather finished evaluations into the table one would publish, with intervals, and a page to look at",
     "gallery": "show the surest, the most mistaken and the least sure images of evaluations, with maps if asked for",
+    "calibrate": "fit on a finished evaluation what makes p_fake a probability, and when to say unsure",
     "check_data": "say what of the benchmarks is on disk, in which layout, and what is wrong with it",
     "train": "learn a memory bank from real images (Phase 1)",
     "convert": "read any checkpoint and write config.json and model.safetensors",

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
-_INPUTS: Final = {"predict": "input", "report": "runs", "gallery": "runs"}
+_INPUTS: Final = {"predict": "input", "report": "runs", "gallery": "runs", "calibrate": "runs"}
 """The setting that plain paths on the command line are, see `take_paths`."""
 _QUESTIONS: Final = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--resolve"}
 

@@ -179,6 +179,19 @@ def test_an_interval_without_width_is_explained(tmp_path: Path) -> None:
     assert any("up to about 3 / n" in note for note in report(tmp_path)["notes"])
 
 
+def test_a_false_positive_rate_that_too_few_reals_cannot_show_is_marked(tmp_path: Path) -> None:
+    Run(images({"a": (58, 5), "b": (320, 5)})).write(tmp_path / "one")
+    notes = [note for note in report(tmp_path)["notes"] if note.startswith("‡")]
+    assert [note.split(" rows")[0] for note in notes] == [
+        "‡ TPR@0.1% stands on fewer than 2,995 reals in 3 of 3",
+        "‡ TPR@1% stands on fewer than 299 reals in 1 of 3",
+        "‡ TPR@5% stands on fewer than 59 reals in 1 of 3",
+    ]
+    assert "The 378 reals of the largest of these rows allow 0.79 % at best." in notes[0]
+    cells = Path("out/report.html").read_text().split("<tbody>")[-2:]
+    assert [part.count("‡<small>") for part in cells] == [3 + 1, 1], "subsets, and all images together"
+
+
 def test_an_incomplete_run_is_shown_and_never_averaged(tmp_path: Path) -> None:
     Run(images(SUBSETS)).write(tmp_path / "whole")
     stopped = Run(images(SUBSETS), "chameleon", "Chameleon").write_incomplete(tmp_path / "stopped")

@@ -13,7 +13,7 @@ from mirror_pl.reports import charts
 from mirror_pl.reports.gathered_runs import find_runs
 from mirror_pl.reports.run_figures import BINS, POINTS, RunFigures, run_figures
 from mirror_pl.scores.bootstrap import Estimate
-from mirror_pl.scores.calibration import reliability
+from mirror_pl.scores.reliability import reliability
 
 
 def figures_of(folder: Path, run: Run, worst: int = 3) -> RunFigures:

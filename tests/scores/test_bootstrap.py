@@ -47,8 +47,10 @@ def from_scikit_learn(
         "bal_acc": balanced_accuracy_score(label, logit > 0) if both else nan,
         "auc": roc_auc_score(label, p_fake) if both else nan,
         "ap": average_precision_score(label, p_fake) if both else nan,
+        "tpr_at_0.1_fpr": tpr[fpr <= 0.001].max(),
         "tpr_at_1_fpr": tpr[fpr <= 0.01].max(),
         "tpr_at_5_fpr": tpr[fpr <= 0.05].max(),
+        "eer": np.maximum(fpr, 1 - tpr).min(),
     }
 
 
@@ -216,7 +218,7 @@ def test_bins_move_ranks_by_no_more_than_their_share_and_decisions_not_at_all(ma
     of_binned = dict(zip(RESAMPLED, Resampler(data, parts, max_bins).metrics(counts)[0], strict=True))
     for name in ("acc", "real_acc", "fake_acc", "bal_acc"):
         np.testing.assert_array_equal(of_binned[name], of_exact[name])
-    for name in ("auc", "ap", "tpr_at_1_fpr", "tpr_at_5_fpr"):
+    for name in ("auc", "ap", "tpr_at_0.1_fpr", "tpr_at_1_fpr", "tpr_at_5_fpr", "eer"):
         moved = np.abs(of_binned[name] - of_exact[name])
         assert 0 < moved.max() < 2 / max_bins, name
         np.testing.assert_allclose(interval(of_binned[name]), interval(of_exact[name]), atol=1.5 / max_bins)
@@ -253,7 +255,7 @@ def test_interval() -> None:
 def test_all_right_is_a_point_and_one_image_too() -> None:
     perfect = bootstrap(table_of(["a"] * 40, [0, 1] * 20, np.array([-1, 1] * 20) * np.arange(1, 41)), replicates=50)
     for name in RESAMPLED:
-        assert interval(perfect.rows["a"][name]) == (1, 1), name
+        assert interval(perfect.rows["a"][name]) == ((0, 0) if name == "eer" else (1, 1)), name
     one = bootstrap(table_of(["a"], [0], [3.0]), replicates=5)
     assert interval(one.rows["a"]["acc"]) == interval(one.mean["real_acc"]) == (0, 0)
     assert interval(one.rows["a"]["bal_acc"]) is interval(one.pooled["auc"]) is None

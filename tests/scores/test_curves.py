@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 from sklearn import metrics as sklearn_metrics
 
 from mirror_pl.errors import DataError
-from mirror_pl.scores import Curve, precision_recall_curve, roc_curve, thin, tpr_at_fpr
+from mirror_pl.scores import Curve, equal_error_rate, precision_recall_curve, roc_curve, smallest_fpr, thin, tpr_at_fpr
 from mirror_pl.scores.curves import tolerated, tpr_on_curve
 from mirror_pl.scores.metrics import auroc, average_precision
 
@@ -134,3 +135,34 @@ def test_one_curve_serves_several_rates() -> None:
     assert rates == [tpr_at_fpr(label, score, fpr) for fpr in (0.01, 0.05, 0.3)]
     assert rates == sorted(rates)
     assert rates[0] < rates[-1]
+
+
+@cases
+@settings(max_examples=150, deadline=None)
+def test_equal_error_rate_is_the_least_of_the_larger_rates(size: int, seed: int, ties: bool) -> None:
+    label, score = case(size, seed, ties)
+    larger = []
+    for threshold in [np.inf, *score.tolist()]:
+        passed = score >= threshold
+        larger.append(max(passed[label == 0].mean(), (~passed)[label == 1].mean()))
+    # A rate of misses is counted here, and 1 minus a rate there.
+    assert equal_error_rate(label, score) == pytest.approx(min(larger), abs=1e-15)
+
+
+def test_equal_error_rate_is_where_both_rates_meet() -> None:
+    assert equal_error_rate(np.array([0, 0, 0, 1, 1, 1]), np.array([1, 2, 5, 3, 6, 7])) == pytest.approx(1 / 3)
+    assert equal_error_rate(np.array([0, 1]), np.array([1, 2])) == 0
+    assert equal_error_rate(np.array([0, 1]), np.array([1, 1])) == 1, "a tie cannot be parted by a threshold"
+
+
+@pytest.mark.parametrize("reals", [1, 7, 59, 299, 2995, 10**6])
+def test_the_smallest_claim_is_the_exact_bound_of_no_error(reals: int) -> None:
+    exact = binomtest(0, reals, alternative="less").proportion_ci(0.95, method="exact").high
+    assert smallest_fpr(reals) == pytest.approx(exact, rel=1e-9)
+
+
+def test_how_many_reals_a_claim_takes() -> None:
+    for reals, fpr in ((2995, 0.001), (299, 0.01), (59, 0.05)):
+        assert smallest_fpr(reals) <= fpr < smallest_fpr(reals - 1)
+    with pytest.raises(ValueError, match="reals is 0"):
+        smallest_fpr(0)

@@ -12,8 +12,10 @@ from mirror_pl.scores import (
     EXTENDED,
     METRICS,
     brier_score,
+    equal_error_rate,
     expected_calibration_error,
     extended_scores,
+    negative_log_likelihood,
     score_benchmark,
     tpr_at_fpr,
 )
@@ -41,8 +43,12 @@ def test_the_others_are_those_of_their_functions() -> None:
     here = kept.filter(pa.compute.equal(kept["subset"].cast(pa.string()), "s1"))
     label, p_fake = here["label"].to_numpy(), here["p_fake"].to_numpy()
     row = extended_scores(table).rows["s1"]
+    assert row["tpr_at_0.1_fpr"] == tpr_at_fpr(label, p_fake, 0.001)
     assert row["tpr_at_1_fpr"] == tpr_at_fpr(label, p_fake, 0.01)
     assert row["tpr_at_5_fpr"] == tpr_at_fpr(label, p_fake, 0.05)
+    assert row["eer"] == equal_error_rate(label, p_fake)
+    assert row["nll"] == negative_log_likelihood(label, here["logit"].to_numpy())
+    assert row["ece_mass"] == expected_calibration_error(label, p_fake, equal_mass=True)
     assert row["ece"] == pytest.approx(expected_calibration_error(label, p_fake))
     assert row["brier"] == pytest.approx(brier_score(label, p_fake))
 
@@ -52,11 +58,13 @@ def test_undefined() -> None:
     assert None not in scores.rows["a"].values()
     fakes = scores.rows["fakes"]
     assert [name for name in EXTENDED if fakes[name] is None] == [
-        "real_acc", "bal_acc", "auc", "ap", "tpr_at_1_fpr", "tpr_at_5_fpr",
+        "real_acc", "bal_acc", "auc", "ap", "tpr_at_0.1_fpr", "tpr_at_1_fpr", "tpr_at_5_fpr", "eer",
     ]  # fmt: skip
     assert set(scores.rows["broken"].values()) == {None}
     assert scores.counts == {"a": (1, 1, 0), "fakes": (0, 1, 0), "broken": (0, 0, 1)}
-    assert scores.mean_rows == {**dict.fromkeys(EXTENDED, 1), "acc": 2, "fake_acc": 2, "ece": 2, "brier": 2}
+    assert scores.mean_rows == {
+        **dict.fromkeys(EXTENDED, 1), **dict.fromkeys(("acc", "fake_acc", "ece", "ece_mass", "brier", "nll"), 2),
+    }  # fmt: skip
     assert scores.pooled_counts == (1, 2, 1)
 
 

@@ -17,7 +17,6 @@ from mirror_pl.detectors.maps import token_maps
 from mirror_pl.errors import LostProcessError
 from mirror_pl.images import decode
 from mirror_pl.images.pictures import PreparedPicture
-from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.prediction import Item, Limits, score, workers_of
 from mirror_pl.reports.map_overlay import MAPS, MapLayer, draw_map
 from mirror_pl.sources.folder import suffix_of
@@ -75,8 +74,8 @@ class Answer:
 
 
 def decision(prediction: Prediction) -> str:
-    """Return "fake" or "real", and nothing without a verdict."""
-    return "" if prediction.is_fake is None else LABEL_NAMES[FAKE if prediction.is_fake else REAL]
+    """Return "fake", "real" or "unsure", and nothing without a score."""
+    return prediction.verdict or ""
 
 
 def answer(

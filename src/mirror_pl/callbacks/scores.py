@@ -53,6 +53,7 @@ class Predictions:
         p_fake: ``(S,)`` float32; likewise.
         statuses: ``(S,)`` int8 of `Status`.
         flaws: Images that were not read as they should have been, by id.
+        raw_logits: ``(S,)`` float32, the detector's own, where the others are calibrated; else None.
         resumed: Samples that an earlier try of the run had scored.
         most_together: Images that were scored at a time, where whole batches did not fit into memory; else None.
     """
@@ -63,6 +64,7 @@ class Predictions:
     flaws: list[Flaw]
     resumed: int = 0
     most_together: int | None = None
+    raw_logits: NDArray[np.float32] | None = None
 
     def under(self, place: int, conditions: int) -> Predictions:
         """Return what is said of the images under the condition at `place`, by their ids."""
@@ -72,6 +74,7 @@ class Predictions:
             logits=self.logits[place::conditions],
             p_fake=self.p_fake[place::conditions],
             statuses=self.statuses[place::conditions],
+            raw_logits=None if self.raw_logits is None else self.raw_logits[place::conditions],
             flaws=flaws,
             resumed=self.resumed // conditions,
         )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import gc
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, ConditionSettings, DetectorSettings
+from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, DetectorSettings, ScoringSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.baselines import BASELINES, holds_all, load_baseline
-from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source
+from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source, calibration_for
 from mirror_pl.detectors.detector_config import from_mapping
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
@@ -23,6 +23,8 @@ from mirror_pl.locate import miniature_dir
 
 if TYPE_CHECKING:
     import torch
+
+    from mirror_pl.calibration import Calibration
 
 
 def checkpoint_of(settings: CheckpointSettings) -> str:
@@ -81,7 +83,7 @@ def build_policy(settings: DetectorSettings) -> CropPolicy:
     return CropPolicy(settings.crops or published.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
 
 
-def build_condition(settings: ConditionSettings) -> Condition:
+def build_condition(settings: ScoringSettings) -> Condition:
     """Return what is done to an image before it is scored.
 
     Raises:
@@ -119,7 +121,8 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
         The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer.
 
     Raises:
-        ConfigError: If there is no checkpoint to load, or it is of another variant than was named.
+        ConfigError: If there is no checkpoint to load, or it is of another variant than was named, or the calibration is
+            another detector's.
         CheckpointError: As `load_detector` and `load_baseline`.
     """
     global _kept
@@ -135,6 +138,7 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
     request = (settings.detector, settings.compile, backbone, source, *states)
     if kept is not None and kept.request == request and kept.tensors == _tensors_of(kept.detector):
         _kept = kept
+        kept.detector.calibration = _calibration(settings, kept.detector)
         return kept.detector.requires_grad_(False).eval(), True
     if kept is not None:
         del kept
@@ -143,7 +147,16 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
     if settings.compile:
         detector.backbone.compile()
     _kept = _Kept(request, _tensors_of(detector), detector)
+    detector.calibration = _calibration(settings, detector)
     return detector, False
+
+
+def _calibration(settings: DetectorSettings, detector: Detector) -> Calibration | None:
+    """Read the calibration that settings name, for a detector and the crops that are scored."""
+    if not isinstance(settings, ScoringSettings):
+        return None
+    protocol = asdict(build_policy(settings))
+    return calibration_for(detector.name, checkpoint_of(settings), settings.calibration, settings.abstain, protocol)
 
 
 def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> MirrorDetector:

@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from mirror_pl.benchmarks import index_benchmark
+from mirror_pl.calibration import read_calibration
 from mirror_pl.config.build import manifest_of
 from mirror_pl.errors import CheckpointError, DataError, OutputError
 from mirror_pl.images import condition_of
@@ -20,8 +21,8 @@ def check_early(cfg: DictConfig) -> None:
 
     Raises:
         BenchmarkAbsentError, DataError: If nothing of the benchmark is in ``data_root``, in the words of `index_benchmark`.
-        ConfigError: If there is no such perturbation.
-        CheckpointError: If the checkpoint does not exist.
+        ConfigError: If there is no such perturbation, or the calibration has no band for ``abstain``.
+        CheckpointError: If the checkpoint does not exist, or the calibration cannot be read.
         OutputError: If ``output_dir`` cannot be made.
     """
     if cfg.get("repeat"):  # its settings are those of another run
@@ -31,6 +32,8 @@ def check_early(cfg: DictConfig) -> None:
     names_its_files = "checkpoint" in (cfg.get("detector") or {})  # the others' loader says which files it wants
     if not names_its_files and checkpoint not in (None, "miniature") and not Path(checkpoint).exists():
         raise CheckpointError(f"{checkpoint} does not exist; give another one with checkpoint=...")
+    if cfg.get("calibration") is not None:
+        read_calibration(Path(cfg.calibration)).with_abstention(cfg.get("abstain"))
     if "data_root" in cfg and "benchmark" in cfg:
         manifest = manifest_of(cfg.benchmark)
         root = path_of(cfg.data_root)

@@ -70,15 +70,23 @@ class DetectorSettings(CheckpointSettings):
     num_workers: Workers
 
 
-class ConditionSettings(DetectorSettings):
-    """Also what is done to an image before: the settings that ``mirror_pl.eval`` and ``predict`` share."""
+class ScoringSettings(DetectorSettings):
+    """Also what is done to an image before, and what is made of its score: of ``mirror_pl.eval`` and ``predict``."""
 
     perturb: str | list[str] | None
     perturb_seed: Seed
     format_align: Literal["none", "png", "all", None]
+    calibration: str | None
+    abstain: Annotated[float, Field(gt=0, le=0.5)] | None
+
+    @model_validator(mode="after")
+    def _bands_are_there(self) -> ScoringSettings:
+        if self.abstain is not None and self.calibration is None:
+            raise _refusal("abstain: it needs a calibration, which has the bands; give calibration=FILE too")
+        return self
 
 
-class EvalSettings(ConditionSettings):
+class EvalSettings(ScoringSettings):
     """Settings of ``mirror_pl.eval``."""
 
     data_root: str
@@ -143,7 +151,7 @@ class RaySettings(Settings):
     concurrency: Count | None
 
 
-class PredictSettings(ConditionSettings):
+class PredictSettings(ScoringSettings):
     """Settings of ``mirror_pl.predict``."""
 
     dedupe: bool
@@ -242,6 +250,24 @@ class ReportSettings(Settings):
             raise _refusal("runs: none is named; give run folders, or a folder above them: mirror_pl.report outputs/eval")
         if self.compare is not None and len(set(self.compare)) < 2:
             raise _refusal(f"compare must be null or name two detectors or more, got {self.compare}")
+        return self
+
+
+class CalibrateSettings(Settings):
+    """Settings of ``mirror_pl.calibrate``."""
+
+    runs: list[str]
+    output: str
+    subsets: list[str] | None
+    method: Literal["none", "temperature", "platt", "isotonic", "shift"]
+    balanced: bool
+
+    @model_validator(mode="after")
+    def _enough(self) -> CalibrateSettings:
+        if not self.runs:
+            raise _refusal("runs: none is named; give a run folder: mirror_pl.calibrate RUN output=calibration.json")
+        if self.subsets is not None and not self.subsets:
+            raise _refusal("subsets: none is named; give subsets=[a,b], or leave it out for all images of the run")
         return self
 
 
@@ -360,6 +386,7 @@ _OF_COMMANDS: Final[dict[str, type[Settings]]] = {
     "predict": PredictSettings,
     "report": ReportSettings,
     "gallery": GallerySettings,
+    "calibrate": CalibrateSettings,
     "app": AppSettings,
     "convert": ConvertSettings,
     "check_data": CheckDataSettings,

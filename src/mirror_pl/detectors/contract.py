@@ -12,6 +12,7 @@ from typing import Any, ClassVar, overload
 import torch
 from torch import Tensor, nn
 
+from mirror_pl.calibration import Calibration
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.detectors.verdict import Prediction, Verdict
@@ -27,11 +28,14 @@ class Detector(nn.Module, ABC):
 
     Attributes:
         protocol: Which crops its published evaluation looks at, and how they become one score.
+        calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
+            `forward` returns is its own.
         backbone: The part that nearly all the time goes to, and that ``compile=true`` compiles.
     """
 
     protocol: ClassVar[CropPolicy] = CropPolicy()
     backbone: nn.Module
+    calibration: Calibration | None = None
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mirror_pl.abstention import VERDICTS
+from mirror_pl.calibration import Calibration, p_fake_of
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.exact import float32_products
 from mirror_pl.detectors.out_of_memory import SplittingScorer
@@ -26,6 +28,7 @@ class Scores(Protocol):
 
     protocol: ClassVar[CropPolicy]
     training: bool
+    calibration: Calibration | None
 
     def __call__(self, pixels: Tensor) -> Verdict:
         """Score a batch."""
@@ -66,7 +69,7 @@ def predict_all(
     device = next(detector.parameters()).device
     whole = [picture.pixels for picture in pictures if picture.pixels is not None]
     if not whole:
-        return [_prediction(picture) for picture in pictures]
+        return [_prediction(picture, None) for picture in pictures]
     pixels = torch.from_numpy(np.concatenate(whole)).permute(0, 3, 1, 2)
     score = scorer or SplittingScorer(detector)
     kind = PRECISIONS[precision]
@@ -78,22 +81,28 @@ def predict_all(
             found.append((verdict.logit.float().cpu(), _numbers(verdict.evidence)))
     logits = torch.cat([logit for logit, _ in found])
     evidence = {name: torch.cat([numbers[name] for _, numbers in found]) for name in found[0][1]}
-    return list(_in_order(pictures, logits, evidence, policy))
+    return list(_in_order(pictures, logits, evidence, policy, detector.calibration))
 
 
 def _in_order(
-    pictures: Sequence[PreparedPicture], logits: Tensor, evidence: Mapping[str, Tensor], policy: CropPolicy
+    pictures: Sequence[PreparedPicture],
+    logits: Tensor,
+    evidence: Mapping[str, Tensor],
+    policy: CropPolicy,
+    calibration: Calibration | None,
 ) -> Iterator[Prediction]:
     place = 0
     for picture in pictures:
         count = 0 if picture.pixels is None else len(picture.pixels)
         here = slice(place, place + count)
         place += count
-        yield _prediction(picture, logits[here], {name: values[here] for name, values in evidence.items()}, policy)
+        means = {name: values[here] for name, values in evidence.items()}
+        yield _prediction(picture, calibration, logits[here], means, policy)
 
 
 def _prediction(
     picture: PreparedPicture,
+    calibration: Calibration | None,
     logits: Tensor | None = None,
     evidence: Mapping[str, Tensor] | None = None,
     policy: CropPolicy | None = None,
@@ -105,7 +114,13 @@ def _prediction(
     if not np.isfinite(logit):
         return Prediction(None, None, "non_finite", f"the detector's logit is {logit}", picture.size, scores)
     means = {name: float(values.mean()) for name, values in (evidence or {}).items()}
-    return Prediction(logit, p_fake, picture.status, picture.reason, picture.size, scores, means)
+    if calibration is None:
+        return Prediction(logit, p_fake, picture.status, picture.reason, picture.size, scores, means)
+    raw = np.array([logit], np.float32)
+    calibrated = calibration(raw)
+    banded = None if calibration.abstain is None else VERDICTS[int(calibration.verdicts(raw)[0])]
+    judged = float(calibrated[0]), float(p_fake_of(calibrated)[0])
+    return Prediction(*judged, picture.status, picture.reason, picture.size, scores, means, logit, banded)
 
 
 def _numbers(evidence: Mapping[str, Tensor]) -> dict[str, Tensor]:

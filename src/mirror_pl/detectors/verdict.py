@@ -9,6 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from mirror_pl.images.crops import Crop
+from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 
 
 class Verdict(NamedTuple):
@@ -43,7 +44,7 @@ class Prediction:
     """The verdict on an image, or the reason why there is none.
 
     Attributes:
-        logit: Above 0 means fake; None without a verdict.
+        logit: Above 0 means fake; None without a verdict. Calibrated, where the detector has a calibration.
         p_fake: In [0, 1], the sigmoid of the logit; None without a verdict.
         status: ``ok``; ``truncated``, decoded as far as the file goes, and scored; ``undecodable``; ``non_finite``, when the
             detector's answer is NaN or infinite.
@@ -52,6 +53,8 @@ class Prediction:
         crops: What it rests on, in the order of `plan_crops`.
         evidence: Means over the crops of what else the detector says in single numbers, such as ``entropy`` and
             ``max_weight``, and of the length of ``mean_residual``.
+        raw_logit: The detector's own, where `logit` is calibrated; else None.
+        banded: ``real``, ``fake`` or ``unsure``, where the detector may abstain; else None.
     """
 
     logit: float | None
@@ -61,8 +64,22 @@ class Prediction:
     size: tuple[int, int] | None = None
     crops: tuple[CropScore, ...] = ()
     evidence: Mapping[str, float] = field(default_factory=dict)
+    raw_logit: float | None = None
+    banded: str | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """``real`` or ``fake``, by the sign of the logit, or what the band says, ``unsure`` too; None without a score."""
+        if self.logit is None:
+            return None
+        return self.banded or LABEL_NAMES[FAKE if self.logit > 0 else REAL]
 
     @property
     def is_fake(self) -> bool | None:
-        """The decision, by the sign of the logit; None without a verdict."""
-        return None if self.logit is None else self.logit > 0
+        """The decision; None without one."""
+        return {LABEL_NAMES[REAL]: False, LABEL_NAMES[FAKE]: True}.get(self.verdict or "")
+
+    @property
+    def is_unsure(self) -> bool:
+        """Whether there is a score, and no decision."""
+        return self.logit is not None and self.is_fake is None

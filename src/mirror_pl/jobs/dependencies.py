@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from mirror_pl.config.build_detector import backbone_weights, checkpoint_of
+from mirror_pl.config.schema import ScoringSettings
 from mirror_pl.errors import CheckpointError
 from mirror_pl.files import kept_sha256
 from mirror_pl.labels import LABEL_NAMES
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mirror_pl.detectors import Detector
     from mirror_pl.reports import RunFolder
 
-PATHS = ("data_root", "checkpoint", "memory_path", "reals", "backbone.path")
+PATHS = ("data_root", "checkpoint", "memory_path", "reals", "backbone.path", "calibration")
 """Settings that name a file or folder which the scores depend on."""
 
 
@@ -42,6 +43,8 @@ class WeightsFile:
 def weights_of(settings: DetectorSettings) -> dict[str, WeightsFile]:
     """Return the weights that ``checkpoint``, ``memory_path`` and the backbone's folder name, by these words.
 
+    Where there is a calibration, its file counts among them.
+
     Where the checkpoint holds the backbone's weights too, there is no entry of that name.
 
     Raises:
@@ -51,6 +54,8 @@ def weights_of(settings: DetectorSettings) -> dict[str, WeightsFile]:
     checkpoint = checkpoint_of(settings)
     source = backbone_weights(settings)
     found = {"checkpoint": _hashed("checkpoint", checkpoint), "memory": _hashed("memory_path", settings.memory_path)}
+    if isinstance(settings, ScoringSettings) and settings.calibration is not None:
+        found["calibration"] = _hashed("calibration", settings.calibration)
     return found if source is None else {**found, "backbone": WeightsFile(str(source.path), source.sha256)}
 
 

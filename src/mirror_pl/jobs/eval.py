@@ -26,12 +26,13 @@ from mirror_pl.jobs.dependencies import (
     weights_of,
     with_absolute_paths,
 )
-from mirror_pl.jobs.evaluation_record import Record, raise_if_incomplete, write_record
+from mirror_pl.jobs.evaluation_record import Record, calibrated, check_other_images, raise_if_incomplete, write_record
 from mirror_pl.jobs.local_processes import local_processes
 from mirror_pl.jobs.repetition import Original
 from mirror_pl.modules import DetectorModule
 from mirror_pl.provenance import Clock, device_name, git_revision, machine, versions
 from mirror_pl.reports import RunFolder, print_plain, print_report
+from mirror_pl.reports.console import print_abstention
 from mirror_pl.retrieval.fused import why_not_fused
 from mirror_pl.stopping import go_on_with
 
@@ -162,6 +163,8 @@ def _begin(cfg: DictConfig, kind: type[EvalSettings], named: Collection[str], co
         **fresh,
     )
     _ = data.index  # what is not there is said before a folder is made
+    if settings.calibration is not None:
+        check_other_images(Path(settings.calibration), data.index)
     keeper = ScoreKeeper()
     trainer = build_trainer(cfg, keeper)
     limit = trainer.limit_test_batches  # 1.0 is all of them, 1 a single one; fast_dev_run sets it too
@@ -202,9 +205,10 @@ def _complete(job: Job, detector: Detector, predictions: Predictions, folder: Ru
     settings, index, trainer, console = job.settings, job.data.index, job.trainer, job.console
     if predictions.resumed:
         print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
-    conditions = job.data.conditions
-    everything, predictions = predictions, predictions.under(0, len(conditions))
-    record = write_record(folder, settings, index, detector.name, predictions, job.clock.started, conditions[0])
+    calibration, conditions = detector.calibration, job.data.conditions
+    everything = calibrated(predictions, calibration)
+    predictions = everything.under(0, len(conditions))
+    record = write_record(folder, settings, index, detector.name, predictions, job.clock.started, conditions[0], calibration)
     agreement = job.original.compare(record.table) if job.original else None
     device = device_name(trainer.strategy.root_device)
     facts = {
@@ -214,6 +218,7 @@ def _complete(job: Job, detector: Detector, predictions: Predictions, folder: Ru
         "resumed_after": predictions.resumed or None,
         "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
         **{key: asdict(file) for key, file in job.weights.items()},
+        **({} if calibration is None else {"calibrated": calibration.description()}),
         "miniature": is_miniature(settings.checkpoint),
         "detector": detector.description(),
         "protocol": {**asdict(job.policy), "as_published": job.policy.is_same_as(detector.protocol)},
@@ -231,6 +236,8 @@ def _complete(job: Job, detector: Detector, predictions: Predictions, folder: Ru
         "machine": machine(),
     }
     print_report(index, record.scores, record.compared, console)
+    if record.abstention is not None:
+        print_abstention(record.abstention, console)
     if job.also:
         facts |= job.also(job, detector.name, record, everything, folder)
     folder.complete(facts)

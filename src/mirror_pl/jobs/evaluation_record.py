@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,17 +11,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mirror_pl.benchmarks import published_for
+from mirror_pl.calibration import p_fake_of, path_digests, read_calibration
 from mirror_pl.config.build_detector import is_miniature
-from mirror_pl.errors import IncompleteRunError, name_list
+from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.reports import Delta, RunFolder, deltas
-from mirror_pl.scores import BenchmarkScores, Status, make_table, score_benchmark
+from mirror_pl.scores import SCORED, BenchmarkScores, Status, make_table, score_benchmark
+from mirror_pl.scores.selective import Abstention, abstention_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
     from mirror_pl.benchmarks import BenchmarkIndex
+    from mirror_pl.calibration import Calibration
     from mirror_pl.callbacks import Predictions
     from mirror_pl.config.schema import EvalSettings
     from mirror_pl.scores import Compat
@@ -37,6 +40,7 @@ class Record:
         compared: Measured beside published.
         counts: Images by what became of them.
         report: The published CSV.
+        abstention: What the third answer comes to, where it is on.
     """
 
     table: pa.Table
@@ -44,6 +48,7 @@ class Record:
     compared: list[Delta]
     counts: dict[str, int]
     report: Path
+    abstention: Abstention | None = None
 
 
 def write_record(
@@ -54,6 +59,7 @@ def write_record(
     predictions: Predictions,
     started: datetime,
     condition: Condition = AS_IT_IS,
+    calibration: Calibration | None = None,
 ) -> Record:
     """Write all files of the run but run.json, and return what they say.
 
@@ -63,6 +69,7 @@ def write_record(
     ids, subset_ids = index.rows()
     table = prediction_table(index, predictions, ids, subset_ids, index.subsets)
     scores = score_benchmark(table, settings.quirks)
+    abstention = _abstention(index, predictions, calibration)
     counts = {str(status): int((predictions.statuses == status).sum()) for status in Status}
     folder.write_predictions(table)
     folder.write_bad_images(
@@ -85,8 +92,25 @@ def write_record(
         images=counts,
         compat=settings.compat,
         miniature=is_miniature(settings.checkpoint),
+        **({} if abstention is None else {"abstention": abstention.to_dict()}),
     )
-    return Record(table, scores, compared, counts, report)
+    return Record(table, scores, compared, counts, report, abstention)
+
+
+def calibrated(predictions: Predictions, calibration: Calibration | None) -> Predictions:
+    """Return predictions with calibrated scores, where there is a calibration."""
+    if calibration is None:
+        return predictions
+    logits = calibration(predictions.logits)
+    return replace(predictions, logits=logits, p_fake=p_fake_of(logits), raw_logits=predictions.logits)
+
+
+def _abstention(index: BenchmarkIndex, predictions: Predictions, calibration: Calibration | None) -> Abstention | None:
+    """Count the answers of a detector that may abstain, each image once; None of one that may not."""
+    if calibration is None or calibration.abstain is None or predictions.raw_logits is None:
+        return None
+    kept = np.isin(predictions.statuses, SCORED)
+    return abstention_of(index.labels[kept], calibration.verdicts(predictions.raw_logits[kept]), calibration.abstain)
 
 
 def prediction_table(
@@ -107,6 +131,7 @@ def prediction_table(
         statuses=predictions.statuses[ids],
         logits=predictions.logits[ids],
         p_fake=predictions.p_fake[ids],
+        raw_logits=None if predictions.raw_logits is None else predictions.raw_logits[ids],
     )
 
 
@@ -122,6 +147,22 @@ def _per_class(index: BenchmarkIndex, predictions: Predictions, compat: Compat) 
     positions = {name: position for position, name in enumerate(rows)}
     row_ids = np.array([positions[name] for name in names], np.int32)
     return score_benchmark(prediction_table(index, predictions, ids, row_ids, rows), compat)
+
+
+def check_other_images(path: Path, index: BenchmarkIndex) -> None:
+    """See that a calibration was fitted on none of a benchmark's images.
+
+    Raises:
+        ConfigError: If it was: judged on them, it would flatter the detector.
+        CheckpointError: If its file cannot be read.
+    """
+    origin = read_calibration(path).fitted_on
+    origin.check_images(path_digests(index.paths, index.manifest.name, str(index.data_root.resolve())))
+    if origin.data == index.fingerprint():
+        raise ConfigError(
+            f"calibration: it was fitted on {origin.name}, and the images here are the same; report on another set, or "
+            "fit on another one"
+        )
 
 
 def raise_if_incomplete(settings: EvalSettings, index: BenchmarkIndex, counts: Mapping[str, int], folder: Path) -> None:

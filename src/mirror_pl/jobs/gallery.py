@@ -164,9 +164,10 @@ class _Maps:
             ConfigError: If the weights are others by now, the detector has no memory bank, or the run is too old to tell.
             CheckpointError: If weights cannot be read.
         """
-        settings = _settings_of(run)
+        # Maps are of what the detector saw, whatever is made of its scores.
+        settings = _settings_of(run).model_copy(update={"compile": False, "calibration": None, "abstain": None})
         _check_weights(run, settings)
-        detector = check_maps(build_detector(settings.model_copy(update={"compile": False}))[0], "maps")
+        detector = check_maps(build_detector(settings)[0], "maps")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         assert run.facts is not None
         disturbed = run.facts["config"].get("perturb")

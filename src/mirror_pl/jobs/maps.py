@@ -214,5 +214,5 @@ def _facts(prediction: Prediction | None) -> tuple[str, ...]:
         return ()
     if prediction.p_fake is None:
         return (f"no verdict: {prediction.status}",)
-    verdict = f"decided {'fake' if prediction.is_fake else 'real'}, p_fake {prediction.p_fake:.3g}"
+    verdict = f"{'unsure' if prediction.is_unsure else f'decided {prediction.verdict}'}, p_fake {prediction.p_fake:.3g}"
     return (verdict,) if prediction.status == "ok" else (verdict, f"{prediction.status}: {printable(prediction.reason)}")

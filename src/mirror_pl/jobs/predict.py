@@ -217,6 +217,7 @@ def _dependencies(
         "detector": detector.description(),
         "policy": asdict(build_policy(settings)),
         "condition": build_condition(settings).facts(),
+        **({} if settings.calibration is None else {"abstain": settings.abstain}),
         "precision": settings.precision,
         "compile": settings.compile,
         "batch_size": batch_size,
@@ -261,7 +262,10 @@ def _say_passed_over(passed_over: Counter[str], console: Console) -> None:
 def _say(output: Output, console: Console) -> None:
     tally = output.tally
     kinds = ", ".join(f"{count:,} {status}" for status, count in tally.statuses.most_common())
-    print_plain(f"{tally.total:,} pictures: {kinds}; {tally.fakes:,} with p_fake above 0.5", console)
+    decided = f"{tally.fakes:,} with p_fake above 0.5"
+    if tally.unsure is not None:
+        decided = f"{tally.fakes:,} fake, {tally.scored - tally.fakes - tally.unsure:,} real, {tally.unsure:,} unsure"
+    print_plain(f"{tally.total:,} pictures: {kinds}; {decided}", console)
     for path, reason in tally.unread:
         print_plain(f"  no score: {path}: {reason}", console)
     if tally.total - tally.scored > len(tally.unread):

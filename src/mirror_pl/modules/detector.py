@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mirror_pl.benchmarks import BenchmarkIndex
+from mirror_pl.calibration import p_fake_of
 from mirror_pl.data.batch import Batch
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.baselines import kind_of, load_baseline
@@ -160,7 +161,19 @@ class DetectorModule(TrainableModule):
         return self.detector(pixels)
 
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Score a batch; returns ``id`` ``(B,)`` int64, and ``logit`` and ``p_fake``, ``(B,)`` float32 each."""
+        """Score a batch; returns ``id`` ``(B,)`` int64, and ``logit`` and ``p_fake``, ``(B,)`` float32 each.
+
+        They are calibrated, where the detector has a calibration.
+        """
+        scores, calibration = self._scores(batch), self.detector.calibration
+        if calibration is None:
+            return scores
+        logit = calibration(scores["logit"].float().cpu().numpy())
+        both = {"logit": logit, "p_fake": p_fake_of(logit)}
+        return {**scores, **{name: torch.from_numpy(values).to(self.device) for name, values in both.items()}}
+
+    def _scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Score a batch by the detector's own logits."""
         if len(batch.ids) == 0:  # every image of the batch was undecodable
             logit = p_fake = torch.empty(0, device=self.device)
         else:
@@ -171,8 +184,8 @@ class DetectorModule(TrainableModule):
         return {"id": batch.ids, "logit": logit, "p_fake": p_fake}
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
-        """Score a batch, as `predict_step` does, and count its decisions."""
-        scores = self.predict_step(batch, batch_idx)
+        """Score a batch by the detector's own logits, calibrated or not, and count its decisions."""
+        scores = self._scores(batch)
         if len(self.balanced_accuracy):
             self.count(scores["logit"], batch.labels, batch.groups, dataloader_idx)
         return scores
@@ -181,14 +194,17 @@ class DetectorModule(TrainableModule):
         """Let decisions count in what is logged; those of logits that are not finite are none.
 
         Args:
-            logit: ``(B,)``.
+            logit: ``(B,)``, the detector's own; where it has a calibration, what that makes of them decides.
             labels: ``(B,)``.
             groups: ``(B,)``, positions in the groups of the set's index.
             dataloader_idx: Of the set.
         """
         finite = logit.isfinite()
         metric: Any = self.balanced_accuracy[dataloader_idx]
-        metric.update(logit[finite] > 0, labels[finite], groups[finite])
+        decided = logit[finite]
+        if self.detector.calibration is not None:
+            decided = torch.from_numpy(self.detector.calibration(decided.float().cpu().numpy())).to(decided.device)
+        metric.update(decided > 0, labels[finite], groups[finite])
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Score a batch, as `test_step` does.

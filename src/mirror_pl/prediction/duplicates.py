@@ -54,9 +54,9 @@ class Duplicates:
         found = self._said.execute("SELECT prediction FROM said WHERE file = ?", (picture.digest,)).fetchone()
         if found is None:
             return None
-        logit, p_fake, status, reason, crops, evidence = json.loads(found[0])
+        logit, p_fake, status, reason, crops, evidence, raw_logit, banded = json.loads(found[0])
         scores = tuple(CropScore(crop, value) for crop, value in zip(picture.plan, crops, strict=True))
-        return Prediction(logit, p_fake, status, reason, picture.size, scores, evidence)
+        return Prediction(logit, p_fake, status, reason, picture.size, scores, evidence, raw_logit, banded)
 
     def _add(self, picture: PreparedPicture, prediction: Prediction) -> None:
         if picture.digest:
@@ -68,5 +68,7 @@ class Duplicates:
                 prediction.reason,
                 logits,
                 dict(prediction.evidence),
+                prediction.raw_logit,
+                prediction.banded,
             )
             self._said.execute("INSERT OR IGNORE INTO said VALUES (?, ?)", (picture.digest, json.dumps(said)))

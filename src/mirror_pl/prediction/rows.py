@@ -10,19 +10,24 @@ from typing import Any, Final, TypeAlias
 
 import numpy as np
 
+from mirror_pl.abstention import UNSURE, VERDICTS
 from mirror_pl.detectors import Prediction
+from mirror_pl.labels import FAKE
 from mirror_pl.prediction.inputs import Item
 from mirror_pl.texts import storable
 
 Row: TypeAlias = Mapping[str, Any]
 
 COLUMNS: Final = ("image_path", "pred", "logit", "status", "reason", "crops")
-"""Of every row; after them comes the evidence, a number each, under the detector's names for it."""
+"""Of every row; after them come `ADDED`, and the evidence, a number each, under the detector's names for it."""
+ADDED: Final = ("raw_logit", "verdict")
+"""Of rows of a calibrated detector, the second where it may abstain: ``real``, ``fake`` or ``unsure``."""
 _EXAMPLES: Final = 5
 
 
 def row_of(item: Item, prediction: Prediction) -> dict[str, Any]:
     """Return the row of a picture: ``pred`` is p_fake, ``crops`` the logits of its crops; None where there is no number."""
+    added = {"raw_logit": number(prediction.raw_logit), "verdict": prediction.banded}
     return {
         "image_path": storable(item.path),
         "pred": number(prediction.p_fake),
@@ -30,6 +35,7 @@ def row_of(item: Item, prediction: Prediction) -> dict[str, Any]:
         "status": prediction.status,
         "reason": storable(prediction.reason),
         "crops": [number(score.logit) for score in prediction.crops],
+        **{name: value for name, value in added.items() if value is not None},
         **{name: number(value) for name, value in prediction.evidence.items()},
     }
 
@@ -47,13 +53,15 @@ class Tally:
         statuses: Rows by status.
         evidence: Names of the evidence that is in any of them, in their order.
         unread: The first few paths without a score, with the reasons.
-        fakes: Rows with a score above one half.
+        fakes: Rows decided fake: with a score above one half, or by the band of a detector that may abstain.
+        unsure: Rows with a score and no decision; None where the detector does not abstain.
     """
 
     statuses: Counter[str] = field(default_factory=Counter)
     evidence: dict[str, None] = field(default_factory=dict)
     unread: list[tuple[str, str]] = field(default_factory=list)
     fakes: int = 0
+    unsure: int | None = None
 
     def add(self, row: Row) -> None:
         """Count a row."""
@@ -62,7 +70,10 @@ class Tally:
             if len(self.unread) < _EXAMPLES:
                 self.unread.append((row["image_path"], row["reason"]))
             return
-        self.fakes += row["logit"] > 0
+        verdict = row.get("verdict")
+        self.fakes += row["logit"] > 0 if verdict is None else verdict == VERDICTS[FAKE]
+        if verdict is not None:
+            self.unsure = (self.unsure or 0) + (verdict == VERDICTS[UNSURE])
         self.evidence.update((name, None) for name in row if name not in COLUMNS and name not in self.evidence)
 
     @property

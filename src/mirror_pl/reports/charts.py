@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mirror_pl.scores.bootstrap import Estimate
-from mirror_pl.scores.calibration import Reliability
 from mirror_pl.scores.curves import Curve
+from mirror_pl.scores.reliability import Reliability
 
 SERIES: Final = 8
 """Colours that are told apart by colour-blind readers too; further detectors begin again with dashes."""
@@ -51,11 +51,13 @@ HISTOGRAM: Final = Frame(180, 110, left=8, bottom=22)
 
 @dataclass(frozen=True)
 class Dot:
-    """A point of a reliability diagram; its area grows with the share of images."""
+    """A point of a reliability diagram; its area grows with the share of images, and a bar shows its interval."""
 
     x: float
     y: float
     radius: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def reliability_line(series: int, diagram: Reliability) -> ChartLine:
     x, y = diagram.mean_p_fake[held], diagram.fraction_fake[held]
     share = diagram.count[held] / max(1, diagram.count.sum())
     dots = tuple(
-        Dot(RELIABILITY.x(float(a)), RELIABILITY.y(float(b)), round(1.6 + 6 * float(s) ** 0.5, 1))
-        for a, b, s in zip(x, y, share, strict=True)
+        Dot(RELIABILITY.x(a), RELIABILITY.y(b), round(1.6 + 6 * s**0.5, 1), RELIABILITY.y(low), RELIABILITY.y(high))
+        for a, b, s, low, high in np.stack([x, y, share, diagram.low[held], diagram.high[held]], axis=1).tolist()
     )
     return ChartLine(series, RELIABILITY.line(x, y) if len(held) else "", dots)
 

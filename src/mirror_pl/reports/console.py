@@ -12,6 +12,7 @@ from rich.text import Text
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.reports.published_csv import HEADER, Delta
 from mirror_pl.scores import METRICS, BenchmarkScores, SubsetScores
+from mirror_pl.scores.selective import Abstention
 from mirror_pl.texts import printable
 
 
@@ -43,6 +44,16 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, compared: Seque
         fate = "were replaced by random others of their subset" if scores.compat == "published" else "are in no figure"
         print_plain(f"  {unscored} without a score: they {fate}; see bad_images.csv", console)
     print_left_out(index, console)
+
+
+def print_abstention(abstention: Abstention, console: Console) -> None:
+    """Print how often each class was decided, and how often wrongly."""
+    for name, part in abstention.classes.items():
+        shares = f"{_percent(part.wrong_of_all)} % of all, {_percent(part.wrong_of_decided)} % of decided"
+        text = f"{name}: {part.decided:,} decided, {part.unsure:,} unsure; {part.wrong:,} wrong: {shares}"
+        print_plain(f"  {text}", console)
+    stated = f"at most {100 * abstention.rate:g} % wrong of all are stated for each class"
+    print_plain(f"  abstain={abstention.rate:g}: {stated}", console)
 
 
 def print_left_out(index: BenchmarkIndex, console: Console) -> None:

@@ -23,6 +23,7 @@ from mirror_pl.labels import FAKE, REAL
 from mirror_pl.reports.run_folder import SCHEMA_VERSION
 from mirror_pl.scores import SCHEMA, read_table
 from mirror_pl.scores.columns import Columns, columns
+from mirror_pl.scores.table import CALIBRATED_SCHEMA, raw_logits
 from mirror_pl.store import Store
 from mirror_pl.texts import printable, storable
 
@@ -96,14 +97,14 @@ class GatheredRun:
         path = self.folder / "predictions.parquet"
         try:
             found = pq.read_schema(path)
-            if not found.equals(SCHEMA, check_metadata=False):
+            if not any(found.equals(schema, check_metadata=False) for schema in (SCHEMA, CALIBRATED_SCHEMA)):
                 raise DataError(f"{path}: {_difference(found)}; it is no table that mirror_pl.eval wrote. {_MEND}")
             table = read_table(path)
         except (OSError, pa.ArrowException) as error:
             raise DataError(f"{path} cannot be read: {_first_line(error)}. {_MEND}") from error
         if not len(table):
             raise DataError(f"{path} holds no image. {_MEND}")
-        _check_values(columns(table), path)
+        _check_values(table, path)
         return table
 
 
@@ -223,11 +224,12 @@ def _read_json(path: Path, expected: Sequence[tuple[Any, ...]]) -> Mapping[str, 
     return content
 
 
-def _check_values(data: Columns, path: Path) -> None:
+def _check_values(table: pa.Table, path: Path) -> None:
     """Check what every figure rests on: labels are 0 or 1, and what counts as scored has a finite score."""
+    data: Columns = columns(table)
     if not np.isin(data.label, (REAL, FAKE)).all():
         raise DataError(f"{path}: a label is neither {REAL}, real, nor {FAKE}, fake. {_MEND}")
-    for name, values in (("logit", data.logit), ("p_fake", data.p_fake)):
+    for name, values in (("logit", data.logit), ("p_fake", data.p_fake), ("raw_logit", raw_logits(table))):
         if not np.isfinite(values[data.scored]).all():
             raise DataError(f"{path}: an image that counts as scored has no finite {name}. {_MEND}")
 

@@ -15,8 +15,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import charts
 from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, Result, by_number
-from mirror_pl.reports.number_format import NAMES, bracket, level_name, p_value, percent, signed
-from mirror_pl.reports.report_notes import PARTIAL
+from mirror_pl.reports.number_format import NAMES, bracket, figure, level_name, p_value, percent, signed
+from mirror_pl.reports.report_notes import PARTIAL, TOO_FEW, beyond_claim
 from mirror_pl.reports.run_figures import RunFigures, WorstImage
 from mirror_pl.scores.extended import EXTENDED
 
@@ -57,7 +57,7 @@ def html_page(
         pictures: Of worst images, by the folder of the run and the image.
     """
     environment = page_templates()
-    environment.filters |= {"percent": percent, "signed": signed, "bracket": bracket, "p_value": p_value}
+    environment.filters |= {"percent": percent, "figure": figure, "signed": signed, "bracket": bracket, "p_value": p_value}
     estimates = [result.headline for result in board.results.values()]
     axis = charts.axis_of(estimates)
     sources = list(dict.fromkeys(delta.source for result in board.results.values() for delta in result.published))
@@ -84,6 +84,8 @@ def html_page(
         frames={"roc": charts.ROC, "reliability": charts.RELIABILITY, "histogram": charts.HISTOGRAM},
         colours=charts.SERIES,
         partial=PARTIAL,
+        too_few=TOO_FEW,
+        beyond_claim=beyond_claim,
         label_names=LABEL_NAMES,
     )
 

@@ -11,12 +11,21 @@ NAMES = {
     "bal_acc": "Bal_Acc",
     "auc": "AUC",
     "ap": "AP",
+    "tpr_at_0.1_fpr": "TPR@0.1%",
     "tpr_at_1_fpr": "TPR@1%",
     "tpr_at_5_fpr": "TPR@5%",
+    "eer": "EER",
     "ece": "ECE",
+    "ece_mass": "ECE (mass)",
     "brier": "Brier",
+    "nll": "NLL",
 }
 """Titles of the metrics; the first six as published."""
+
+
+def figure(value: float | None, name: str) -> str:
+    """Write a metric by its name: in percent to two digits, and ``nll`` in nats to three."""
+    return "-" if value is None else f"{value:.3f}" if name == "nll" else percent(value, 2)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

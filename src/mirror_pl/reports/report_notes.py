@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 
 from mirror_pl.errors import name_list
 from mirror_pl.reports.detector_names import PUBLISHED_PROTOCOL, DetectorKey, DetectorName, key_of
 from mirror_pl.reports.gathered_runs import GatheredRun
-from mirror_pl.reports.leaderboard import GROUPS, Benchmark, IncompleteRun, Result, group_mean, grouped
+from mirror_pl.reports.leaderboard import GROUPS, Benchmark, IncompleteRun, Result, Row, group_mean, grouped
+from mirror_pl.reports.number_format import NAMES, percent
+from mirror_pl.scores import smallest_fpr
+from mirror_pl.scores.extended import FPR
 from mirror_pl.texts import printable
 
 PARTIAL = "†"
 """Marks a mean over less than all that it should be a mean over."""
+
+TOO_FEW = "‡"
+"""Marks a figure at a false positive rate that the number of reals does not allow one to claim."""
 
 
 def notes_on_detectors(detectors: Sequence[DetectorName]) -> list[str]:
@@ -79,6 +86,7 @@ def notes_on_results(benchmarks: Sequence[Benchmark], results: Mapping[tuple[str
                     f"{PARTIAL} {GROUPS.get(group, group)}, {label}: the mean is over {mean.entered} of {mean.of} "
                     f"benchmarks, without {name_list(lacking, 20)}."
                 )
+    notes += _notes_on_fpr(results)
     if any(_is_point(result) for result in results.values()):
         notes.append(
             "An interval of no width comes from a set on which all decisions are right, or all are wrong: no draw of its "
@@ -101,6 +109,28 @@ def notes_on_images(runs: Mapping[tuple[str, str], GatheredRun], benchmarks: Seq
             notes.append(
                 f"{benchmark.title}: the detectors were not run on the same files; the fingerprints of the data differ. "
                 "What is compared in pairs are the images that both have."
+            )
+    return notes
+
+
+def beyond_claim(row: Row, metric: str) -> bool:
+    """Whether a metric allows a false positive rate so small that the row's reals could not show it, were all right."""
+    return metric in FPR and row.metrics[metric].value is not None and smallest_fpr(row.reals) > FPR[metric]
+
+
+def _notes_on_fpr(results: Mapping[tuple[str, str], Result]) -> list[str]:
+    """Say which true positive rates are at a false positive rate that cannot be claimed, and what it would take."""
+    rows = [row for result in results.values() for row in (*result.rows, result.pooled)]
+    notes = []
+    for name, fpr in FPR.items():
+        found = [row for row in rows if beyond_claim(row, name)]
+        if found:
+            most = max(row.reals for row in found)
+            needed = next(n for n in count(int(1 / fpr)) if smallest_fpr(n) <= fpr)
+            notes.append(
+                f"{TOO_FEW} {NAMES[name]} stands on fewer than {needed:,} reals in {len(found)} of {len(rows)} rows: "
+                f"with none of them decided fake, an FPR of {100 * fpr:g} % could not be claimed at 95 %. The "
+                f"{most:,} reals of the largest of these rows allow {percent(smallest_fpr(most), 2)} % at best."
             )
     return notes
 

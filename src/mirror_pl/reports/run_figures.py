@@ -10,9 +10,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.labels import FAKE, REAL
-from mirror_pl.scores.calibration import Reliability, reliability
 from mirror_pl.scores.columns import Columns, columns, distinct_rows, rows_by_subset
 from mirror_pl.scores.curves import Curve, roc_curve, thin
+from mirror_pl.scores.reliability import Reliability, reliability
 
 POINTS: Final = 100
 """Most points of a curve: a small chart does not show more, and a page of a hundred charts must stay small."""

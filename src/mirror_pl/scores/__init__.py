@@ -1,11 +1,25 @@
 """From predictions to numbers: the prediction table, metrics, and how sure they are. Knows no model and no file tree."""
 
 from mirror_pl.scores.bootstrap import RESAMPLED, Replicates, bootstrap, interval
-from mirror_pl.scores.calibration import Reliability, brier_score, expected_calibration_error, reliability
-from mirror_pl.scores.curves import Curve, precision_recall_curve, roc_curve, thin, tpr_at_fpr
+from mirror_pl.scores.curves import (
+    Curve,
+    equal_error_rate,
+    precision_recall_curve,
+    roc_curve,
+    smallest_fpr,
+    thin,
+    tpr_at_fpr,
+)
 from mirror_pl.scores.extended import EXTENDED, ExtendedScores, extended_metrics, extended_scores
 from mirror_pl.scores.metrics import METRICS, BenchmarkScores, Compat, SubsetScores, score_benchmark
 from mirror_pl.scores.paired import PairedComparison, compare, compare_many
+from mirror_pl.scores.reliability import (
+    Reliability,
+    brier_score,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+)
 from mirror_pl.scores.table import SCHEMA, SCORED, Status, make_table, read_table, write_table
 from mirror_pl.scores.threshold import FittedThreshold, bal_acc_at, fit_threshold
 
@@ -30,17 +44,20 @@ __all__ = [
     "brier_score",
     "compare",
     "compare_many",
+    "equal_error_rate",
     "expected_calibration_error",
     "extended_metrics",
     "extended_scores",
     "fit_threshold",
     "interval",
     "make_table",
+    "negative_log_likelihood",
     "precision_recall_curve",
     "read_table",
     "reliability",
     "roc_curve",
     "score_benchmark",
+    "smallest_fpr",
     "thin",
     "tpr_at_fpr",
     "write_table",

@@ -19,7 +19,7 @@ from mirror_pl.scores.curves import tolerated
 from mirror_pl.scores.extended import FPR
 from mirror_pl.scores.metrics import METRICS
 
-RESAMPLED: Final = (*METRICS, *FPR)
+RESAMPLED: Final = (*METRICS, *FPR, "eer")
 """The metrics that have replicates."""
 
 MAX_BINS: Final = 16384
@@ -53,9 +53,9 @@ def bootstrap(table: pa.Table, *, replicates: int = 1000, seed: int = 0, paired_
     reals and fakes of each subset as the table, and a real that several subsets share is drawn once and counts in all of
     them: the subsets' errors move together, as they should in their mean's interval. Images without a score are left out.
 
-    Expected calibration error and Brier score have no replicates. Resampling adds noise to each bin of the former, and noise
-    counts as error there, so that its replicates lie above the value that they belong to, and so would an interval. The
-    latter is a mean, and could have some; it is left out because it is read beside the former.
+    Expected calibration errors, Brier score and log-likelihood have no replicates. Resampling adds noise to each bin of the
+    former, and noise counts as error there, so that its replicates lie above the value that they belong to, and so would an
+    interval. The latter two are means, and could have some; they are left out because they are read beside the former.
 
     Accuracies are always exact. A subset (or all images together) with more than `MAX_BINS` distinct scores of fakes has
     neighbouring ones of fakes share a bin, of about equal count, and reals between them tie with them. That moves no value
@@ -303,6 +303,10 @@ class _Group:
         # there to be weighted.
         found = np.subtract(fakes, fakes_below[:, :-1], out=self._scratch("found", shape))
         reals_passed = np.subtract(reals, reals_below, out=reals_below)
+        # The lowest threshold that finds a fake lets no real pass in vain, so none between these is better. In integers.
+        missed = np.multiply(fakes_below[:, :-1], reals, out=self._scratch("missed", shape))
+        worse = np.maximum(missed, np.multiply(reals_passed, fakes, out=self._scratch("false", shape)), out=missed)
+        values["eer"] = worse.min(axis=1) / (reals * fakes)
         passed = np.add(found, reals_passed, out=reals_passed)
         np.maximum(passed, 1, out=passed)
         precision = np.divide(found, passed, out=self._scratch("precision", shape, np.float64))

@@ -14,16 +14,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mirror_pl.labels import FAKE, REAL
-from mirror_pl.scores.calibration import brier_score, expected_calibration_error
 from mirror_pl.scores.columns import columns, distinct_rows, rows_by_subset
-from mirror_pl.scores.curves import roc_curve, tpr_on_curve
+from mirror_pl.scores.curves import eer_on_curve, roc_curve, tpr_on_curve
 from mirror_pl.scores.metrics import METRICS, subset_metrics
+from mirror_pl.scores.reliability import brier_score, expected_calibration_error, negative_log_likelihood
 
-EXTENDED: Final = (*METRICS, "tpr_at_1_fpr", "tpr_at_5_fpr", "ece", "brier")
-"""All fractions in [0, 1]; of ``ece`` and ``brier`` the smaller is the better."""
-
-FPR: Final = {"tpr_at_1_fpr": 0.01, "tpr_at_5_fpr": 0.05}
+FPR: Final = {"tpr_at_0.1_fpr": 0.001, "tpr_at_1_fpr": 0.01, "tpr_at_5_fpr": 0.05}
 """The false positive rate that a metric allows."""
+
+EXTENDED: Final = (*METRICS, *FPR, "eer", "ece", "ece_mass", "brier", "nll")
+"""Fractions in [0, 1], but for ``nll``, which is in nats; of the last five the smaller is the better."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,11 @@ def extended_metrics(
     both = (label == REAL).any() and (label == FAKE).any()
     roc = roc_curve(label, p_fake) if both else None
     metrics |= {name: tpr_on_curve(roc, fpr) if roc else None for name, fpr in FPR.items()}
+    metrics["eer"] = eer_on_curve(roc) if roc else None
     metrics["ece"] = expected_calibration_error(label, p_fake) if len(label) else None
+    metrics["ece_mass"] = expected_calibration_error(label, p_fake, equal_mass=True) if len(label) else None
     metrics["brier"] = brier_score(label, p_fake) if len(label) else None
+    metrics["nll"] = negative_log_likelihood(label, logit) if len(label) else None
     return metrics
 
 

@@ -45,6 +45,9 @@ SCHEMA = pa.schema(
 """``path`` is relative to data_root, with forward slashes; ``label`` 0 real, 1 fake; ``logit`` and ``p_fake`` are null
 where ``status`` is "undecodable" or "non_finite"."""
 
+CALIBRATED_SCHEMA = SCHEMA.append(pa.field("raw_logit", pa.float32()))
+"""Of calibrated runs: ``logit`` and ``p_fake`` are calibrated, and ``raw_logit`` is the detector's own."""
+
 SCORED = (Status.OK, Status.TRUNCATED)
 """Statuses of images that have a score."""
 
@@ -60,6 +63,7 @@ def make_table(
     statuses: NDArray[np.integer],
     logits: NDArray[np.float32],
     p_fake: NDArray[np.float32],
+    raw_logits: NDArray[np.float32] | None = None,
 ) -> pa.Table:
     r"""Assemble the table from columns of equal length R, one entry per image and subset.
 
@@ -73,6 +77,7 @@ def make_table(
         statuses: ``(R,)`` of `Status`.
         logits: ``(R,)``; ignored where the status says that there is none.
         p_fake: ``(R,)``; likewise.
+        raw_logits: ``(R,)``, the detector's own, where the others are calibrated.
     """
     size = len(paths)
     unscored = ~np.isin(statuses, SCORED)
@@ -86,7 +91,9 @@ def make_table(
         pa.array(logits, pa.float32(), mask=unscored),
         pa.array(p_fake, pa.float32(), mask=unscored),
     ]
-    return pa.Table.from_arrays(columns, schema=SCHEMA)
+    if raw_logits is None:
+        return pa.Table.from_arrays(columns, schema=SCHEMA)
+    return pa.Table.from_arrays([*columns, pa.array(raw_logits, pa.float32(), mask=unscored)], schema=CALIBRATED_SCHEMA)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
@@ -96,5 +103,12 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Read a table written by `write_table`."""
-    return pq.read_table(path, schema=SCHEMA)
+    """Read a table written by `write_table`, of a calibrated run or another."""
+    calibrated = "raw_logit" in pq.read_schema(path).names
+    return pq.read_table(path, schema=CALIBRATED_SCHEMA if calibrated else SCHEMA)
+
+
+def raw_logits(table: pa.Table) -> NDArray[np.float32]:
+    """Return the detector's own logits ``(R,)`` float32, calibrated or not; NaN where there is no score."""
+    logits: NDArray[np.float32] = table["raw_logit" if "raw_logit" in table.column_names else "logit"].to_numpy()
+    return logits

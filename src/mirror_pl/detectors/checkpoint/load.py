@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mirror_pl.calibration import Calibration, read_calibration
 from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_weights
 from mirror_pl.detectors.checkpoint.bank import read_bank
@@ -27,6 +28,7 @@ from mirror_pl.detectors.known_backbones import Signature
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown
+from mirror_pl.files import kept_sha256
 from mirror_pl.images.spec import PreprocessSpec
 from mirror_pl.locate import miniature_dir
 
@@ -38,6 +40,8 @@ def load_detector(
     backbone_folder: Path | None = None,
     memory_path: str | Path | None = None,
     merge: bool = True,
+    calibration: str | Path | None = None,
+    abstain: float | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MirrorDetector:
@@ -57,20 +61,54 @@ def load_detector(
             gives the architecture.
         memory_path: A published Phase-1 file. A Phase-2 file holds the bank already; then the two must be equal.
         merge: Fold LoRA into the weights it adapts, which is faster and changes scores by float rounding only.
+        calibration: A file of ``mirror_pl.calibrate``, fitted on this detector: `predict` returns calibrated scores.
+        abstain: With `calibration`: error rate in each class at which `predict` may also say unsure; None never does.
         device: Where its tensors are put.
         dtype: Of the backbone's weights. Bank, head and normalisation are float32 always: that is what they compute in.
 
     Raises:
         CheckpointError: If a file is missing, damaged, unsafe or of another kind; if the backbone's weights are not those
             the file was written with; or if any tensor is missing, unexpected or of the wrong shape, with its name and the
-            backbone the file looks like.
+            backbone the file looks like; if the calibration's file is missing or damaged.
+        ConfigError: If the calibration is another detector's, or too small a set allows no such `abstain`.
     """
     if checkpoint == "miniature" and not Path(checkpoint).exists():
         checkpoint = miniature_dir() / "detector"
     tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=backbone_folder, memory_path=memory_path)
     if merge:
         tensors, config = merged(tensors, config, device)
-    return build_detector(tensors, config, device=device, dtype=dtype)
+    detector = build_detector(tensors, config, device=device, dtype=dtype)
+    detector.calibration = calibration_for(detector.name, checkpoint, calibration, abstain)
+    return detector
+
+
+def calibration_for(
+    detector: str,
+    checkpoint: str | Path,
+    path: str | Path | None,
+    abstain: float | None,
+    protocol: Mapping[str, Any] | None = None,
+) -> Calibration | None:
+    """Read a detector's calibration; None where there is none.
+
+    Args:
+        detector: Its name.
+        checkpoint: Its weights.
+        path: The calibration's file.
+        abstain: Error rate in each class; None for no band.
+        protocol: Which crops are scored, and how they become one score, where that is known.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged.
+        ConfigError: If it was fitted on another detector, or has no band for that rate.
+    """
+    if path is None:
+        if abstain is not None:
+            raise ConfigError("abstain: it needs a calibration, which has the bands; give calibration=FILE")
+        return None
+    found = read_calibration(Path(path)).with_abstention(abstain)
+    found.fitted_on.check_detector(detector, kept_sha256(Path(checkpoint)), protocol)
+    return found
 
 
 def read_detector(
