@@ -78,7 +78,7 @@ def test_a_batch_may_be_empty() -> None:
 def test_progress_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     class Trainer:
         world_size, is_global_zero = 1, True
-        datamodule = type("Data", (), {"left": 4000})
+        datamodule = type("Data", (), {"left": 4000, "conditions": [None]})
 
     log = ProgressLog(every_s=0)
     log.on_test_start(Trainer(), None)

@@ -66,17 +66,17 @@ class Predictions:
     most_together: int | None = None
     raw_logits: NDArray[np.float32] | None = None
 
-    def under(self, place: int, conditions: int) -> Predictions:
-        """Return what is said of the images under the condition at `place`, by their ids."""
-        flaws = [flaw._replace(id=flaw.id // conditions) for flaw in self.flaws if flaw.id % conditions == place]
+    def every(self, step: int, place: int) -> Predictions:
+        """Return each `step`-th from `place` on: what is said under one condition, or by one of several heads."""
+        flaws = [flaw._replace(id=flaw.id // step) for flaw in self.flaws if flaw.id % step == place]
         return replace(
             self,
-            logits=self.logits[place::conditions],
-            p_fake=self.p_fake[place::conditions],
-            statuses=self.statuses[place::conditions],
-            raw_logits=None if self.raw_logits is None else self.raw_logits[place::conditions],
+            logits=self.logits[place::step],
+            p_fake=self.p_fake[place::step],
+            statuses=self.statuses[place::step],
+            raw_logits=None if self.raw_logits is None else self.raw_logits[place::step],
             flaws=flaws,
-            resumed=self.resumed // conditions,
+            resumed=self.resumed // step,
         )
 
 
@@ -98,7 +98,7 @@ class ScoreKeeper(L.Callback):
         self._flaws: list[Flaw] = []
         self._rank = 0
         self._written = time.monotonic()
-        self._samples = 0
+        self._rows, self._heads = 0, 1
         self._most_together: int | None = None
 
     @property
@@ -108,8 +108,8 @@ class ScoreKeeper(L.Callback):
         Raises:
             RuntimeError: If a sample came back twice or not at all, which would be a defect of ours.
         """
-        found = assemble([self._before, *self._gathered], self._samples)
-        return replace(found, resumed=len(self._before), most_together=self._most_together)
+        found = assemble([self._before, *self._gathered], self._rows)
+        return replace(found, resumed=len(self._before) // self._heads, most_together=self._most_together)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find out what is scored already.
@@ -122,7 +122,8 @@ class ScoreKeeper(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, BenchmarkDataModule) or not isinstance(pl_module, DetectorModule):
             raise ConfigError("ScoreKeeper: keeps the scores of a DetectorModule on a BenchmarkDataModule, nothing else's")
-        self._samples, self._mine, self._gathered = data.num_samples, [], ()
+        self._heads = pl_module.num_heads  # a row per sample and head, whose id is sample * heads + head
+        self._rows, self._mine, self._gathered = data.num_samples * self._heads, [], ()
         self.parts = trainer.strategy.broadcast(self.parts)
         if self.parts is None:
             return
@@ -130,7 +131,8 @@ class ScoreKeeper(L.Callback):
         # Nodes may or may not share the folder; the processes of one node do.
         found = read_parts(self.parts.store) if trainer.local_rank == 0 else PartialScores.none()
         before = join(list(of_all(found, trainer))).once()
-        self._before = before.at(data.skip(before.ids)[before.ids])
+        samples, heads = np.unique(before.ids // self._heads, return_counts=True)
+        self._before = before.at(data.skip(samples[heads == self._heads])[before.ids // self._heads])
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let what an earlier try has scored count in what the module logs."""
@@ -138,7 +140,8 @@ class ScoreKeeper(L.Callback):
         if trainer.is_global_zero and len(self._before):
             assert isinstance(pl_module, DetectorModule)
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
-            columns = (self._before.logits, *data.labels_of(self._before.ids))
+            first = self._before.at(self._before.ids % self._heads == 0)
+            columns = (first.logits, *data.labels_of(first.ids // self._heads))
             logits, labels, groups = (torch.from_numpy(column).to(pl_module.device) for column in columns)
             pl_module.count(logits, labels, groups)
 
@@ -153,8 +156,11 @@ class ScoreKeeper(L.Callback):
     ) -> None:
         """Take the scores of a batch, and write if it is time."""
         # Left on the device: fetching them now would make the host wait for every batch.
-        self._pending.append((batch.ids, torch.stack([outputs["logit"], outputs["p_fake"]])))
-        self._flaws.extend(batch.flaws)
+        heads = torch.arange(self._heads, device=batch.ids.device)
+        ids = (batch.ids[:, None] * self._heads + heads).flatten()
+        self._pending.append((ids, torch.stack([outputs["logit"], outputs["p_fake"]])))
+        for flaw in batch.flaws:
+            self._flaws += [flaw._replace(id=flaw.id * self._heads + head) for head in range(self._heads)]
         if self.parts is not None and time.monotonic() - self._written >= self.parts.every_s:
             self._write()
 

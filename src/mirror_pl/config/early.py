@@ -32,6 +32,9 @@ def check_early(cfg: DictConfig) -> None:
     names_its_files = "checkpoint" in (cfg.get("detector") or {})  # the others' loader says which files it wants
     if not names_its_files and checkpoint not in (None, "miniature") and not Path(checkpoint).exists():
         raise CheckpointError(f"{checkpoint} does not exist; give another one with checkpoint=...")
+    for head in cfg.get("heads") or ():
+        if not Path(head).exists():
+            raise CheckpointError(f"heads: {head} does not exist; give another one")
     if cfg.get("calibration") is not None:
         read_calibration(Path(cfg.calibration)).with_abstention(cfg.get("abstain"))
     if "data_root" in cfg and "benchmark" in cfg:

@@ -89,6 +89,7 @@ class ScoringSettings(DetectorSettings):
 class EvalSettings(ScoringSettings):
     """Settings of ``mirror_pl.eval``."""
 
+    heads: list[str] | None
     data_root: str
     reals: str | None
     labels: Labels
@@ -113,6 +114,8 @@ class EvalSettings(ScoringSettings):
     def _one_of_two(self) -> EvalSettings:
         if self.resume and self.repeat is not None:
             raise _refusal("repeat and resume: a repetition is a run of its own; give one of the two")
+        if self.heads and (self.calibration or self.repeat):
+            raise _refusal("heads: calibration and repeat are of one detector; score it by itself")
         return self
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,7 +14,7 @@ from rich.console import Console
 from mirror_pl.callbacks import PartsOfRun, Predictions, ScoreKeeper
 from mirror_pl.config.build import build, build_manifest, build_trainer, label_table
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
-from mirror_pl.config.schema import FREE_SETTINGS, EvalSettings, read_settings
+from mirror_pl.config.schema import FREE_SETTINGS, EvalSettings, literal, read_settings
 from mirror_pl.errors import ConfigError, IncompleteRunError
 from mirror_pl.jobs.dashboards import dashboards, mirror
 from mirror_pl.jobs.dependencies import (
@@ -110,6 +110,8 @@ def evaluate(
         try:
             if folder:
                 job.weights = weights_of(settings)
+                for place in range(len(settings.heads or ())):
+                    job.weights[f"head_{place + 1}"] = weights_of(_of_head(job, place).settings)["checkpoint"]
                 job.clock.lap("hash")
                 if job.original:
                     job.original.check(job.weights, data.index)
@@ -118,6 +120,7 @@ def evaluate(
                     _say_finished(folder, job.weights, data.index, job.console)
                 return
             detector, reused = build_detector(settings)
+            heads = [build_detector(_of_head(job, place).settings)[0] for place in range(len(settings.heads or ()))]
             job.clock.lap("load")
             parts = _parts(job, detector)
         except BaseException:
@@ -128,16 +131,40 @@ def evaluate(
             _announce(job, folder, reused)
         with dashboards(job.trainer, job.cfg, job.console):
             job.keeper.parts = parts
-            module = DetectorModule(detector, policy=job.policy, tf32=settings.tf32)
+            module = DetectorModule(detector, heads=heads, policy=job.policy, tf32=settings.tf32)
             with local_processes(job.trainer):
                 job.trainer.test(module, datamodule=data, verbose=False)
             predictions = job.keeper.predictions
             job.clock.lap("score")
+            for place, head in enumerate(heads if folder else ()):  # before the run that they are part of is complete
+                _complete_head(job, place, head, predictions.every(1 + len(heads), 1 + place))
             if folder:
-                _complete(job, detector, predictions, folder)
+                _complete(job, detector, predictions.every(1 + len(heads), 0), folder)
     finally:
         if folder:
             folder.unlock()
+
+
+def _of_head(job: Job, place: int) -> Job:
+    """Return the evaluation of one of the further heads by itself, as its run folder has it."""
+    assert job.settings.heads
+    checkpoint = job.settings.heads[place]
+    settings = job.settings.model_copy(update={"checkpoint": checkpoint, "heads": None})
+    cfg = job.cfg.copy()
+    cfg.checkpoint, cfg.heads = literal(checkpoint), None
+    return replace(job, cfg=cfg, settings=settings, original=None)
+
+
+def _complete_head(job: Job, place: int, detector: Detector, predictions: Predictions) -> None:
+    """Write the run folder of one of the further heads."""
+    assert job.folder
+    head = _of_head(job, place)
+    path = job.folder.path / "heads" / f"{place + 1}-{Path(str(head.settings.checkpoint)).stem}"
+    yaml = OmegaConf.to_yaml(head.cfg, resolve=True)
+    folder = RunFolder(path, yaml, resume=True, free=FREE_SETTINGS, again=True)
+    if not folder.finished:
+        head.weights = weights_of(head.settings)
+        _complete(head, detector, predictions, folder, is_further=True)
 
 
 def _begin(cfg: DictConfig, kind: type[EvalSettings], named: Collection[str], conditions: Sequence[Condition] | None) -> Job:
@@ -200,14 +227,16 @@ def _announce(job: Job, folder: RunFolder, reused: bool) -> None:
     print_plain(f"Run folder: {folder.path}", console)
 
 
-def _complete(job: Job, detector: Detector, predictions: Predictions, folder: RunFolder) -> None:
-    """Write what is known now, and say it."""
+def _complete(
+    job: Job, detector: Detector, predictions: Predictions, folder: RunFolder, *, is_further: bool = False
+) -> None:
+    """Write what is known now, and say it; of a further head, dashboards are not told."""
     settings, index, trainer, console = job.settings, job.data.index, job.trainer, job.console
     if predictions.resumed:
         print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
     calibration, conditions = detector.calibration, job.data.conditions
     everything = calibrated(predictions, calibration)
-    predictions = everything.under(0, len(conditions))
+    predictions = everything.every(len(conditions), 0)
     record = write_record(folder, settings, index, detector.name, predictions, job.clock.started, conditions[0], calibration)
     agreement = job.original.compare(record.table) if job.original else None
     device = device_name(trainer.strategy.root_device)
@@ -242,6 +271,8 @@ def _complete(job: Job, detector: Detector, predictions: Predictions, folder: Ru
         facts |= job.also(job, detector.name, record, everything, folder)
     folder.complete(facts)
     print_plain(f"Report: {record.report}", console)
+    if is_further:
+        return
     mirror(
         trainer,
         job.cfg,

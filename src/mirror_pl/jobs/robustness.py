@@ -87,7 +87,7 @@ def _write(
         print_plain("threshold_from: its set shares images with this one, so that its threshold is not applied", job.console)
         threshold = None
     tables = [
-        prediction_table(index, predictions.under(place, count), ids, subset_ids, index.subsets) for place in range(1, count)
+        prediction_table(index, predictions.every(count, place), ids, subset_ids, index.subsets) for place in range(1, count)
     ]
     names = [str(condition) for condition in suite.conditions]
     folder.write_conditions(pa.concat_tables(map(_named, [record.table, *tables], names)))

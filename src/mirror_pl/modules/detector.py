@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.exact import exact_float32, float32_products
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.detectors.out_of_memory import SplittingScorer
+from mirror_pl.detectors.several_heads import SeveralHeads
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.modules.objectives import WarmUpThenCosine
@@ -48,6 +49,9 @@ class DetectorModule(TrainableModule):
 
     Args:
         detector: Any detector.
+        heads: Further detectors with the same backbone, which scores once for all of them; they are not trained. Of H
+            detectors in all, the rows of a step's result are an image's H scores, one image after the other. What is logged
+            is of the first.
         policy: How the scores of an image's crops become one; None is the detector's protocol.
         tf32: Let a GPU round the factors of the backbone's float32 products to TF32, where it scores.
         optimizer: Makes the optimizer; None is the published AdamW.
@@ -70,6 +74,7 @@ class DetectorModule(TrainableModule):
         self,
         detector: Detector,
         *,
+        heads: Sequence[Detector] = (),
         policy: CropPolicy | None = None,
         tf32: bool = False,
         optimizer: OptimizerFactory | None = None,
@@ -96,7 +101,8 @@ class DetectorModule(TrainableModule):
         self.label_smoothing = label_smoothing
         self.retrieval_gradient = retrieval_gradient
         self.mixup = mixup
-        self.scorer = SplittingScorer(detector)
+        self.heads = SeveralHeads([detector, *heads]) if heads else None
+        self.scorer = SplittingScorer(self.heads or detector)
         self.scored_sets: dict[str, BenchmarkIndex] = {}
         self.conditions = [""]
         self.balanced_accuracy = nn.ModuleList()
@@ -179,15 +185,21 @@ class DetectorModule(TrainableModule):
         else:
             with float32_products(batch.pixels.device, tf32=self.tf32):
                 logit, p_fake = self.scorer(batch.pixels)[:2]
-            if len(logit) != len(batch.ids):
-                logit, p_fake = self.policy(logit.view(len(batch.ids), -1))
+            if len(logit) != len(batch.ids) or self.heads:
+                by_head = logit.view(len(batch.ids), -1, self.num_heads).transpose(1, 2)
+                logit, p_fake = self.policy(by_head.flatten(0, 1))
         return {"id": batch.ids, "logit": logit, "p_fake": p_fake}
+
+    @property
+    def num_heads(self) -> int:
+        """How many detectors score an image."""
+        return len(self.heads) if self.heads else 1
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Tensor]:
         """Score a batch by the detector's own logits, calibrated or not, and count its decisions."""
         scores = self._scores(batch)
         if len(self.balanced_accuracy):
-            self.count(scores["logit"], batch.labels, batch.groups, dataloader_idx)
+            self.count(scores["logit"][:: self.num_heads], batch.labels, batch.groups, dataloader_idx)
         return scores
 
     def count(self, logit: Tensor, labels: Tensor, groups: Tensor, dataloader_idx: int = 0) -> None:

@@ -162,7 +162,7 @@ def _runs_below(root: Path) -> list[GatheredRun]:
             run = _read_run(Path(folder))
             if run is not None:
                 runs.append(run)
-                below.clear()
+                below[:] = [name for name in below if name == "heads"]  # runs of other heads, which the same pass made
     return runs
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from mirror_pl.images.perturb import CLEAN
 from mirror_pl.reports import charts
 from mirror_pl.reports.html_page import page_templates, policy_hash
 from mirror_pl.reports.number_format import bracket, percent, signed
@@ -56,7 +55,7 @@ def panels(section: Sequence[SuiteResult]) -> list[Panel]:
     found = []
     first = section[0].scores.conditions
     for number, (family, members) in enumerate(groupby(first[1:], key=lambda one: one.family)):
-        names = [CLEAN, *(one.name for one in members)]
+        names = [first[0].name, *(one.name for one in members)]
         places = [PANEL.x(i / (len(names) - 1)) for i in range(len(names))]
         lines, classes = [], []
         for series, result in enumerate(section):
@@ -92,8 +91,8 @@ def _short(names: Sequence[str]) -> list[str]:
     levels = names[1:]
     starts = {name.rpartition("_")[0] for name in levels}
     if any("+" in name for name in levels) or len(starts) > 1:
-        return [CLEAN, *(str(number) for number in range(1, len(names)))]
-    return [CLEAN, *(name.rpartition("_")[2] for name in levels)]
+        return [names[0], *(str(number) for number in range(1, len(names)))]
+    return [names[0], *(name.rpartition("_")[2] for name in levels)]
 
 
 def picture(section: Sequence[SuiteResult]) -> str:
