@@ -214,6 +214,9 @@ def _write(
         {"benchmark": name, "detector": label, "errors": drawn.errors, "images": [vars(image) for image in drawn.worst]}
         for (name, label), drawn in figures.items()
     ]
+    content["selective"] = [
+        {"benchmark": name, "detector": label, "aurc": drawn.aurc} for (name, label), drawn in figures.items()
+    ]
     with whole_folder(output) as folder:
         write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
         write_text(folder / "table.csv", table_csv(board))
