@@ -55,7 +55,7 @@ def test_the_file_is_the_fit_on_the_runs_scores(method: str, tmp_path: Path, cap
     assert f"{method} of mirror/tiny on wildrf (a)" in printed
     assert "after, by 5-fold cross-validation" in printed
     if method == "temperature":
-        assert f"temperature {1 / found.slope:.4g}" in printed
+        assert f"(a): {1 / found.slope:.4g}\n" in printed
         assert "66.7% of these images are fakes" in printed
 
 

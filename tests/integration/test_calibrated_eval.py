@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from calibrations import fitted
 from golden_set import SMALL
 
-from mirror_pl import load_detector
+from mirror_pl import BenchmarkDataModule, DetectorModule, load_detector
 from mirror_pl.abstention import VERDICTS
+from mirror_pl.app_page.answer import Answer
+from mirror_pl.app_page.markup import shown, table_csv
 from mirror_pl.calibration import Calibration, as_text, p_fake_of, read_calibration
 from mirror_pl.config.command import compose
+from mirror_pl.detectors import Prediction
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.jobs import calibrate, predict
 from mirror_pl.jobs import eval as evaluation
@@ -159,3 +165,40 @@ def test_rows_without_a_score_have_no_answer(runs: Path, tmp_path: Path) -> None
     assert isinstance(detector.calibration, Calibration)
     torn = detector.predict(b"no picture")
     assert (torn.verdict, torn.is_fake, torn.is_unsure, torn.raw_logit) == (None, None, False, None)
+
+
+def test_a_complete_run_is_not_that_of_another_calibration(runs: Path, tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    shutil.copy(runs / "c.json", path)
+    found = evaluate(tmp_path / "run", "chameleon", f"calibration={path}")
+    path.write_text(as_text(replace(read_calibration(path), offset=3.0)))
+    with pytest.raises(ConfigError, match=r"what the run in .* depends on has changed since it was started: calibration"):
+        evaluate(found, "chameleon", f"calibration={path}", "resume=true")
+
+
+def test_lightnings_own_trainer_predicts_calibrated_scores_and_counts_calibrated_decisions(runs: Path) -> None:
+    detector = load_detector(SMALL.checkpoint, backbone_folder=SMALL.backbone_path)
+    data = BenchmarkDataModule("chameleon", data_root=SMALL.data_root, num_workers=0)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    raw = [batch["logit"] for batch in trainer.predict(DetectorModule(detector), data) or []]
+    detector.calibration = calibration = replace(read_calibration(runs / "c.json"), offset=-1.0)
+    batches = trainer.predict(DetectorModule(detector), data) or []
+    for own, batch in zip(raw, batches, strict=True):
+        np.testing.assert_array_equal(batch["logit"].numpy(), calibration(own.numpy()))
+        np.testing.assert_array_equal(batch["p_fake"].numpy(), p_fake_of(batch["logit"].numpy()))
+    (figures,) = trainer.test(DetectorModule(detector), data, verbose=False)
+    ids = torch.cat([batch["id"] for batch in batches]).numpy()
+    decided, label = torch.cat([batch["logit"] for batch in batches]).numpy() > 0, data.index.labels[ids]
+    expected = np.mean([(decided[label == cls] == cls).mean() for cls in (0, 1)])
+    assert figures["test/bal_acc"] == pytest.approx(expected)
+    by_raw = np.mean([((torch.cat(raw).numpy() > 0)[label == cls] == cls).mean() for cls in (0, 1)])
+    assert expected != pytest.approx(by_raw), "else nothing would be shown"
+
+
+def test_the_page_shows_the_third_answer(runs: Path) -> None:
+    said = Prediction(0.5, 0.62, "ok", size=(8, 8), raw_logit=1.1523, banded="unsure")
+    page = shown(Answer("a.png", said, jpeg=b"x"), miniature=False)
+    assert "Decision: unsure." in page
+    assert "its own logit is +1.152" in page
+    assert "p_fake above one half" not in page
+    assert table_csv([("a.png", said)]).splitlines()[1] == "a.png,0.62,unsure,ok,"

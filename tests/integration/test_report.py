@@ -192,6 +192,34 @@ def test_a_false_positive_rate_that_too_few_reals_cannot_show_is_marked(tmp_path
     assert [part.count("‡<small>") for part in cells] == [3 + 1, 1], "subsets, and all images together"
 
 
+def test_a_calibrated_run_is_a_detector_of_its_own_with_figures_before_and_after(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = images(SUBSETS)
+    raw = [value for *_, value in rows if value is not None]
+    Run(rows).write(tmp_path / "plain")
+    origin = {"benchmark": "chameleon", "subsets": ["ALL"]}
+    facts = {"calibrated": {"method": "temperature", "fitted_on": origin, "abstain": None}}
+    halved = [(path, subset, label, value / 2) for (path, subset, label, _), value in zip(rows, raw, strict=True)]
+    Run(halved, raw=raw, facts=facts).write(tmp_path / "calibrated")
+    content = report(tmp_path)
+    label = "mirror/tiny (+ temperature of chameleon/ALL)"
+    assert [detector["label"] for detector in content["detectors"]] == [label, "mirror/tiny"]
+    after, plain = result_of(content, "wildrf", label), result_of(content, "wildrf", "mirror/tiny")
+    assert "before_calibration" not in plain
+    for name, value in after["before_calibration"].items():
+        assert value == pytest.approx(plain["pooled"]["metrics"][name]["value"], abs=1e-7), name
+    assert after["pooled"]["metrics"]["nll"]["value"] != pytest.approx(after["before_calibration"]["nll"])
+    assert after["mean"]["auc"]["value"] == pytest.approx(plain["mean"]["auc"]["value"]), "ranks stay"
+    aurc = {row["detector"]: row["aurc"] for row in content["selective"]}
+    assert aurc[label] == pytest.approx(aurc["mirror/tiny"])
+    printed, page = capsys.readouterr().out, Path("out/report.html").read_text()
+    assert f"{label}: before calibration ECE" in printed
+    assert page.count('aria-label="Reliability diagram') == 2
+    assert "Before and after calibration" in Path("out/report.md").read_text()
+    assert 'aria-label="Risk-coverage curves, wildrf"' in page
+
+
 def test_an_incomplete_run_is_shown_and_never_averaged(tmp_path: Path) -> None:
     Run(images(SUBSETS)).write(tmp_path / "whole")
     stopped = Run(images(SUBSETS), "chameleon", "Chameleon").write_incomplete(tmp_path / "stopped")

@@ -129,8 +129,9 @@ def _say(calibration: Calibration, label: NDArray[np.int8], logit: NDArray[np.fl
 def _parameters(calibration: Calibration) -> str:
     if calibration.method == "isotonic":
         return f"{len(calibration.logits)} steps"
-    temperature = f"temperature {1 / calibration.slope:.4g}, " if calibration.method == "temperature" else ""
-    return f"{temperature}logit x {calibration.slope:.4g} {calibration.offset:+.4g}"
+    if calibration.method == "temperature":
+        return f"{1 / calibration.slope:.4g}"
+    return f"logit x {calibration.slope:.4g} {calibration.offset:+.4g}"
 
 
 def _judged(

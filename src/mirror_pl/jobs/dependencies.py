@@ -117,7 +117,7 @@ def with_absolute_paths(cfg: DictConfig) -> dict[str, Any]:
         node = plain
         for group in groups:
             node = node[group]
-        if node[name] is not None:
+        if node.get(name) is not None:  # the settings of an older run lack what came later
             node[name] = str(path_of(node[name]).resolve())
     labels = {"file": plain["labels"]} if isinstance(plain["labels"], str) else plain["labels"]
     if labels is not None and labels.get("file") is not None:

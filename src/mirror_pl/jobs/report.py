@@ -222,6 +222,9 @@ def _write(
         {"benchmark": name, "detector": label, "errors": drawn.errors, "images": [vars(image) for image in drawn.worst]}
         for (name, label), drawn in figures.items()
     ]
+    content["selective"] = [
+        {"benchmark": name, "detector": label, "aurc": drawn.aurc} for (name, label), drawn in figures.items()
+    ]
     suites = _suites(chosen)
     with whole_folder(output) as folder:
         if suites:

@@ -19,7 +19,7 @@ SERIES: Final = 8
 
 @dataclass(frozen=True)
 class Frame:
-    """A chart's size and margins, in units of its own; both axes go from 0 to 1."""
+    """A chart's size and margins, in units of its own; axes go from 0 to 1, the vertical one to `highest`."""
 
     width: int
     height: int
@@ -27,6 +27,7 @@ class Frame:
     right: int = 8
     top: int = 8
     bottom: int = 30
+    highest: float = 1.0
 
     def x(self, value: float) -> float:
         """Return where a value of the horizontal axis is."""
@@ -34,7 +35,7 @@ class Frame:
 
     def y(self, value: float) -> float:
         """Return where a value of the vertical axis is."""
-        return round(self.top + (1 - value) * (self.height - self.top - self.bottom), 1)
+        return round(self.top + (1 - value / self.highest) * (self.height - self.top - self.bottom), 1)
 
     def line(self, x: NDArray[np.floating], y: NDArray[np.floating]) -> str:
         """Return the path of a line through points."""
@@ -46,6 +47,7 @@ class Frame:
 
 ROC: Final = Frame(180, 180)
 RELIABILITY: Final = Frame(300, 270)
+RISK: Final = Frame(300, 270, left=34, highest=0.5)
 HISTOGRAM: Final = Frame(180, 110, left=8, bottom=22)
 
 
@@ -89,6 +91,11 @@ class Bar:
 def roc_line(series: int, curve: Curve) -> ChartLine:
     """Draw an ROC curve."""
     return ChartLine(series, ROC.line(curve.x, curve.y))
+
+
+def risk_line(series: int, curve: Curve) -> ChartLine:
+    """Draw a risk-coverage curve; errors of more than the axis has are on its upper end."""
+    return ChartLine(series, RISK.line(curve.x, np.minimum(curve.y, RISK.highest)))
 
 
 def reliability_line(series: int, diagram: Reliability) -> ChartLine:

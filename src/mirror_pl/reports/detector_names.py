@@ -92,6 +92,11 @@ def _variant(run: GatheredRun) -> tuple[str, ...]:
     protocol = run.facts.get("protocol", {"as_published": True})  # the oldest runs knew no other
     if not protocol["as_published"]:
         said += [f"crops {protocol['crops']}", f"{protocol['aggregate']} of {protocol['of']}s"]
+    calibrated = run.facts.get("calibrated")
+    if isinstance(calibrated, Mapping):
+        origin = calibrated["fitted_on"]
+        subset = f"/{origin['subsets'][0]}" if len(origin["subsets"]) == 1 else ""
+        said.append(f"+ {calibrated['method']} of {origin['benchmark']}{subset}")
     if run.facts.get("variant"):
         said.append(str(run.facts["variant"]))
     if run.metrics.get("compat"):

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import charts
 from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, Result, by_number
+from mirror_pl.reports.leaderboard_text import CALIBRATED
 from mirror_pl.reports.number_format import NAMES, bracket, figure, level_name, p_value, percent, signed
 from mirror_pl.reports.report_notes import PARTIAL, TOO_FEW, beyond_claim
 from mirror_pl.reports.run_figures import RunFigures, WorstImage
@@ -80,8 +81,9 @@ def html_page(
         sources={source: chr(ord("a") + place) for place, source in enumerate(sources)},
         comparisons=[(pair, _title(board, pair.benchmark)) for pair in board.comparisons],
         sections=[_section(board, benchmark, figures, pictures) for benchmark in board.benchmarks],
+        calibrated=[(name, NAMES[name]) for name in CALIBRATED],
         metrics=[(name, NAMES[name]) for name in EXTENDED],
-        frames={"roc": charts.ROC, "reliability": charts.RELIABILITY, "histogram": charts.HISTOGRAM},
+        frames={"roc": charts.ROC, "reliability": charts.RELIABILITY, "risk": charts.RISK, "histogram": charts.HISTOGRAM},
         colours=charts.SERIES,
         partial=PARTIAL,
         too_few=TOO_FEW,
@@ -129,6 +131,10 @@ def _section(
             subset: [(series, rows[series, subset].metrics["auc"]) for series, _ in _of(drawn, subset)] for subset in subsets
         },
         "reliability": [charts.reliability_line(series, found.reliability) for series, _, found in runs],
+        "before": [charts.reliability_line(series, found.before) for series, _, found in runs if found.before is not None],
+        "calibrated": [(series, result) for series, result, _ in runs if result.before is not None],
+        "risk": [charts.risk_line(series, found.risk) for series, _, found in runs if found.risk is not None],
+        "aurcs": [(series, found.aurc) for series, _, found in runs if found.aurc is not None],
         "histograms": _histograms(runs),
         "worst": [
             (series, found.errors, [(image, _picture(pictures, result, image)) for image in found.worst])

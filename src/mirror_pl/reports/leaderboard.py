@@ -64,6 +64,7 @@ class Result:
         published: The mean balanced accuracy beside each published one.
         at_threshold: Mean balanced accuracy at the fitted threshold; None where some subset has none.
         replicates: Of the bootstrap, for intervals of further means.
+        before: Each metric of all distinct images before calibration; None where there is none.
     """
 
     benchmark: str
@@ -78,6 +79,7 @@ class Result:
     published: tuple[Delta, ...]
     at_threshold: float | None
     replicates: Replicates = field(repr=False)
+    before: Mapping[str, float | None] | None = None
 
     @property
     def headline(self) -> Estimate:

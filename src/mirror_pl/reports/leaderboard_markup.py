@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, by_number
-from mirror_pl.reports.number_format import bracket, level_name, p_value, percent, signed, with_interval
+from mirror_pl.reports.leaderboard_text import CALIBRATED, calibrated_rows
+from mirror_pl.reports.number_format import NAMES, bracket, figure, level_name, p_value, percent, signed, with_interval
 from mirror_pl.reports.report_notes import PARTIAL
 from mirror_pl.scores.bootstrap import Estimate
 
@@ -22,7 +23,7 @@ def markdown(board: Leaderboard) -> str:
     body += _mean_rows(board, EVERYTHING, lambda text: f"**{text}**")
     body += [[f"{_md(run.title)}: incomplete, {_md(run.folder)}", *[""] * len(board.labels)] for run in board.incomplete]
     lines += _md_table(["Benchmark", *map(_md, board.labels)], body)
-    lines += [*_threshold_lines(board), *_published_lines(board), *_pair_lines(board)]
+    lines += [*_threshold_lines(board), *_published_lines(board), *_calibration_lines(board), *_pair_lines(board)]
     if board.notes:
         lines += ["", "## Notes", "", *(f"- {_md(note)}" for note in board.notes)]
     return "\n".join(lines) + "\n"
@@ -46,6 +47,15 @@ def _published_lines(board: Leaderboard) -> list[str]:
             rows.append([_md(_title(board, result.benchmark)), _md(result.detector), *numbers, ", ".join(sources)])
     header = ["Benchmark", "Detector", "Here", "Published", "Difference", "Printed in"]
     return ["", "## Beside the published numbers", "", *_md_table(header, rows)] if rows else []
+
+
+def _calibration_lines(board: Leaderboard) -> list[str]:
+    rows = [
+        [_md(where), _md(label), *(f"{figure(before[name], name)} → {figure(after[name], name)}" for name in CALIBRATED)]
+        for where, label, before, after in calibrated_rows(board)
+    ]
+    header = ["Benchmark", "Detector", *(NAMES[name] for name in CALIBRATED)]
+    return ["", "## Before and after calibration, all images together", "", *_md_table(header, rows)] if rows else []
 
 
 def _pair_lines(board: Leaderboard) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from mirror_pl.reports.leaderboard import (
     Row,
     by_number,
 )
-from mirror_pl.reports.number_format import bracket, level_name, p_value, percent, signed
+from mirror_pl.reports.number_format import NAMES, bracket, figure, level_name, p_value, percent, signed
 from mirror_pl.reports.report_notes import PARTIAL
 from mirror_pl.scores.bootstrap import RESAMPLED, Estimate
 from mirror_pl.scores.extended import EXTENDED
@@ -54,6 +55,8 @@ def print_leaderboard(board: Leaderboard, console: Console) -> None:
     if board.threshold_from:
         for label, fitted in board.thresholds.items():
             print_plain(f"  {label}: threshold {fitted.logit:.4g} on the logit, fitted on {board.threshold_from}", console)
+    for where, label, before, after in calibrated_rows(board):
+        print_plain(f"  {where}, {label}: before calibration {_listed(before)}; after {_listed(after)}", console)
     for pair in board.comparisons:
         figures = pair.figures
         where = titles.get(pair.benchmark, "All benchmarks")
@@ -64,6 +67,29 @@ def print_leaderboard(board: Leaderboard, console: Console) -> None:
         )
     for note in board.notes:
         print_plain(f"  {note}", console)
+
+
+CALIBRATED: Final = ("ece", "ece_mass", "brier", "nll")
+"""What is said before and after a calibration, of all distinct images."""
+
+
+def calibrated_rows(board: Leaderboard) -> list[tuple[str, str, dict[str, float | None], dict[str, float | None]]]:
+    """Return title, detector, and `CALIBRATED` before and after, of each result that is calibrated."""
+    titles = {benchmark.name: benchmark.title for benchmark in board.benchmarks}
+    return [
+        (
+            titles[result.benchmark],
+            result.detector,
+            {name: result.before[name] for name in CALIBRATED},
+            {name: result.pooled.metrics[name].value for name in CALIBRATED},
+        )
+        for result in board.results.values()
+        if result.before is not None
+    ]
+
+
+def _listed(values: Mapping[str, float | None]) -> str:
+    return ", ".join(f"{NAMES[name]} {figure(value, name)}" for name, value in values.items())
 
 
 def _cell(board: Leaderboard, benchmark: Benchmark, label: str) -> Text:
@@ -202,6 +228,7 @@ def _result_json(result: Result) -> dict[str, Any]:
         "partial": result.is_partial,
         "published": [asdict(delta) for delta in result.published],
         "at_threshold": result.at_threshold,
+        **({} if result.before is None else {"before_calibration": dict(result.before)}),
     }
 
 

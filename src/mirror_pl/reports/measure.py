@@ -18,7 +18,7 @@ from mirror_pl.reports.leaderboard import Result, Row
 from mirror_pl.reports.published_csv import deltas
 from mirror_pl.scores.bootstrap import Estimate, bootstrap, estimate
 from mirror_pl.scores.columns import columns, distinct_rows, rows_by_subset
-from mirror_pl.scores.extended import extended_scores
+from mirror_pl.scores.extended import before_calibration, extended_scores
 from mirror_pl.scores.metrics import POOLED
 from mirror_pl.scores.threshold import FittedThreshold, bal_acc_at, fit_threshold
 from mirror_pl.texts import printable
@@ -126,6 +126,7 @@ def measure(
         published=tuple(deltas(published, scores.mean["bal_acc"])),
         at_threshold=_mean_at_threshold(rows),
         replicates=drawn,
+        before=before_calibration(table),
     )
 
 

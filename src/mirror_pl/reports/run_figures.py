@@ -9,10 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mirror_pl.calibration import p_fake_of
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.scores.columns import Columns, columns, distinct_rows, rows_by_subset
 from mirror_pl.scores.curves import Curve, roc_curve, thin
 from mirror_pl.scores.reliability import Reliability, reliability
+from mirror_pl.scores.selective import area_under, risk_coverage_curve
+from mirror_pl.scores.table import raw_logits
 
 POINTS: Final = 100
 """Most points of a curve: a small chart does not show more, and a page of a hundred charts must stay small."""
@@ -56,12 +59,18 @@ class RunFigures:
     Attributes:
         subsets: One a subset, in the table's order.
         reliability: Over all distinct images.
+        before: Likewise, by the detector's own logits, where the scores are calibrated; else None.
+        risk: Their risk-coverage curve, thinned; None where a class has no scored image.
+        aurc: The area under it.
         errors: How many distinct images are decided wrongly.
         worst: The first of them by how sure the detector was.
     """
 
     subsets: tuple[SubsetFigures, ...]
     reliability: Reliability
+    before: Reliability | None
+    risk: Curve | None
+    aurc: float | None
     errors: int
     worst: tuple[WorstImage, ...]
 
@@ -79,9 +88,15 @@ def run_figures(table: pa.Table, worst: int) -> RunFigures:
     distinct = distinct_rows(data)
     distinct = distinct[data.scored[distinct]]
     wrong = distinct[(data.logit[distinct] > 0) != (data.label[distinct] == FAKE)]
+    label, logit = data.label[distinct], data.logit[distinct]
+    calibrated = "raw_logit" in table.column_names
+    risk = risk_coverage_curve(label, logit) if (label == REAL).any() and (label == FAKE).any() else None
     return RunFigures(
         tuple(subsets),
-        reliability(data.label[distinct], data.p_fake[distinct]),
+        reliability(label, data.p_fake[distinct]),
+        reliability(label, p_fake_of(raw_logits(table)[distinct])) if calibrated else None,
+        thin(risk, POINTS) if risk else None,
+        area_under(risk) if risk else None,
         len(wrong),
         _worst(table, data, wrong, worst),
     )

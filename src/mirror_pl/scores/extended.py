@@ -13,11 +13,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mirror_pl.calibration import p_fake_of
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.scores.columns import columns, distinct_rows, rows_by_subset
 from mirror_pl.scores.curves import eer_on_curve, roc_curve, tpr_on_curve
 from mirror_pl.scores.metrics import METRICS, subset_metrics
 from mirror_pl.scores.reliability import brier_score, expected_calibration_error, negative_log_likelihood
+from mirror_pl.scores.table import raw_logits
 
 FPR: Final = {"tpr_at_0.1_fpr": 0.001, "tpr_at_1_fpr": 0.01, "tpr_at_5_fpr": 0.05}
 """The false positive rate that a metric allows."""
@@ -69,6 +71,16 @@ def extended_scores(table: pa.Table) -> ExtendedScores:
     return ExtendedScores(
         rows, {name: counts for name, (_, counts) in scored.items()}, mean, mean_rows, pooled, pooled_counts
     )
+
+
+def before_calibration(table: pa.Table) -> dict[str, float | None] | None:
+    """Return the `EXTENDED` metrics of all distinct images by the detector's own logits; None of what is not calibrated."""
+    if "raw_logit" not in table.column_names:
+        return None
+    data, logit = columns(table), raw_logits(table)
+    kept = distinct_rows(data)
+    kept = kept[data.scored[kept]]
+    return extended_metrics(data.label[kept], logit[kept], p_fake_of(logit[kept]))
 
 
 def extended_metrics(
