@@ -20,6 +20,7 @@ class Operation:
         unit: What the level is, in words.
         whole: Whether it is a whole number.
         suffix: Of the file that a codec writes, with the dot; empty for what is no codec.
+        feature: What Pillow calls the library that it needs, which not every installation has; empty for none.
     """
 
     apply: Callable[[Image.Image, float, np.random.Generator], Image.Image]
@@ -28,3 +29,4 @@ class Operation:
     unit: str
     whole: bool = False
     suffix: str = ""
+    feature: str = ""
