@@ -9,9 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pyarrow.parquet as pq
 import pytest
-from golden_set import SMALL, GoldenSet
+import yaml
+from golden_set import FULL, SMALL, GoldenSet
 from PIL import Image
 from runs import (
     KEYS,
@@ -26,15 +28,20 @@ from runs import (
 )  # fmt: skip
 
 from mirror_pl.config.command import compose
+from mirror_pl.data import BenchmarkDataModule
+from mirror_pl.detectors import load_detector
 from mirror_pl.errors import ConfigError
+from mirror_pl.images import condition_of
 from mirror_pl.images.perturb import parse_perturbation
 from mirror_pl.images.suite import parse_suite
 from mirror_pl.jobs import eval as evaluation
 from mirror_pl.jobs import predict, report, robustness
+from mirror_pl.modules import DetectorModule
 from mirror_pl.reports.robustness import read_result
 
-CONDITIONS = ["clean", "jpeg_90", "jpeg_50", "gaussian_noise_0.05", "random_crop_0.6+jpeg_30:80",
-              "format_align_none", "format_align_png", "format_align_all"]  # fmt: skip
+CHAIN = ["random_crop_0.6", "gaussian_noise_0.05", "jpeg_30:80"]
+FAMILIES = {"jpeg": ["jpeg_50"], "chain": [CHAIN]}
+CONDITIONS = ["clean", "jpeg_50", "+".join(CHAIN), "format_align_none", "format_align_png", "format_align_all"]
 QUICK = ["trainer.accelerator=cpu", "num_workers=0", "data.index_cache=null", "logger=none"]
 
 
@@ -43,21 +50,22 @@ def suites(tmp_path: Path) -> str:
     """A folder of one's own with the suite in it, for commands."""
     folder = tmp_path / "configs" / "suite"
     folder.mkdir(parents=True)
-    (folder / "small.yaml").write_text(
-        "name: small\ntitle: Small\nsource: ours\nfamilies:\n  jpeg: [jpeg_90, jpeg_50]\n  noise: [gaussian_noise_0.05]\n"
-        "  chain: [[random_crop_0.6, 'jpeg_30:80']]\n"
-    )
+    values = {"name": "small", "title": "Small", "source": "ours", "families": FAMILIES}
+    (folder / "small.yaml").write_text(yaml.safe_dump(values))
     return str(folder.parent)
 
 
 def run_suite(output: Path, *more: str) -> Path:
     cfg = compose("robustness", [f"output_dir={output}", *QUICK, *golden_overrides(SMALL, "wildrf"), "replicates=50", *more])
-    cfg.suite = {
-        "name": "small", "title": "Small", "source": "ours",
-        "families": {"jpeg": ["jpeg_90", "jpeg_50"], "noise": ["gaussian_noise_0.05"], "chain": [["random_crop_0.6", "jpeg_30:80"]]},
-    }  # fmt: skip
+    cfg.suite = {"name": "small", "title": "Small", "source": "ours", "families": FAMILIES}
     robustness.run(cfg)
     return output
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run."""
+    return run_suite(tmp_path_factory.mktemp("suites") / "runs" / "whole")
 
 
 def evaluate(output: Path, *more: str, golden: GoldenSet = SMALL, benchmark: str = "wildrf") -> Path:
@@ -84,6 +92,7 @@ def test_an_identity_gives_the_golden_reports(identity: str, tmp_path: Path) -> 
         assert_equal_reports(report_of(folder), SMALL.report(KEYS[benchmark]))
 
 
+@pytest.mark.parametrize("golden", [SMALL, *(pytest.param(one, marks=pytest.mark.slow) for one in FULL)], ids=str)
 def test_jpeg_50_is_the_files_recompressed(golden: GoldenSet, tmp_path: Path) -> None:
     """To the bit: pixels are equal, and so are the batches that they are scored in."""
     for benchmark in golden.benchmarks:
@@ -101,36 +110,40 @@ def test_jpeg_50_is_the_files_recompressed(golden: GoldenSet, tmp_path: Path) ->
         assert max(abs(as_it_is[path] - perturbed[path]) for path in as_it_is) > 0.01, "it does something"
 
 
-def test_a_suite_is_all_of_its_runs_in_one(tmp_path: Path) -> None:
+def test_a_suite_is_all_of_its_runs_in_one(whole: Path, tmp_path: Path) -> None:
     """But for rounding: a batch has the conditions of an image in place of other images."""
-    together = conditions(run_suite(tmp_path / "suite"))
+    together = conditions(whole)
     assert list(together) == CONDITIONS
     for name, logits in together.items():
         setting = f"format_align={name[13:]}" if name.startswith("format") else f"perturb={name}"
         alone = scores(evaluate(tmp_path / name, setting))
         assert alone.keys() == logits.keys()
         assert max(abs(alone[path] - logits[path]) for path in alone) < 1e-4, name
-    assert scores(tmp_path / "suite") == together["clean"]
-    result = read_result(tmp_path / "suite", "a", "b")
+    assert scores(whole) == together["clean"]
+    result = read_result(whole, "a", "b")
     assert result is not None
     assert [one.name for one in result.scores.conditions] == CONDITIONS
 
 
-@pytest.mark.parametrize("more", [["num_workers=2"], ["batch_size=40"], ["cache"]])
-def test_how_a_suite_is_run_does_not_move_it(more: list[str], tmp_path: Path) -> None:
-    more = [f"cache_dir={tmp_path / 'cache'}"] if more == ["cache"] else more
-    expected = results_of(run_suite(tmp_path / "first", *(more if "cache" in more[0] else [])))
-    got = results_of(run_suite(tmp_path / "second", *more))
-    if more == ["batch_size=40"]:  # other batches: float rounding
-        first, second = (conditions(tmp_path / name) for name in ("first", "second"))
-        for name, logits in first.items():
-            assert all(abs(second[name][path] - logit) < 1e-4 for path, logit in logits.items())
-    else:
-        assert got == expected
+def test_workers_move_nothing(whole: Path, tmp_path: Path) -> None:
+    assert results_of(run_suite(tmp_path / "out", "num_workers=2")) == results_of(whole)
 
 
-def test_two_processes(suites: str, tmp_path: Path) -> None:
-    expected = conditions(run_suite(tmp_path / "one"))
+def test_kept_crops_move_nothing(whole: Path, tmp_path: Path) -> None:
+    for name in ("filled", "read"):
+        assert results_of(run_suite(tmp_path / name, f"cache_dir={tmp_path / 'cache'}")) == results_of(whole), name
+    assert list((tmp_path / "cache").rglob("*.crops")), "all files are older than two seconds"
+
+
+def test_batches_move_scores_by_rounding(whole: Path, tmp_path: Path) -> None:
+    got = conditions(run_suite(tmp_path / "out", "batch_size=40"))
+    for name, logits in conditions(whole).items():
+        assert all(abs(got[name][path] - logit) < 1e-4 for path, logit in logits.items())
+
+
+@pytest.mark.slow
+def test_two_processes(suites: str, whole: Path, tmp_path: Path) -> None:
+    expected = conditions(whole)
     process = start(
         command(suites, tmp_path / "two", "trainer.devices=2", "trainer.strategy=ddp"), MASTER_PORT=str(free_port())
     )
@@ -150,9 +163,9 @@ def command(suites: str, output: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_killed_suite_goes_on(suites: str, tmp_path: Path) -> None:
-    more = ["save_every_s=0", "batch_size=8"]
-    expected = results_of(run_suite(tmp_path / "whole", *more))
+@pytest.mark.slow
+def test_a_killed_suite_goes_on(suites: str, whole: Path, tmp_path: Path) -> None:
+    more = ["save_every_s=0"]
     process = start(command(suites, tmp_path / "killed", *more))
     assert wait_for_parts(process, tmp_path / "killed")
     kill_all(process)
@@ -161,11 +174,11 @@ def test_a_killed_suite_goes_on(suites: str, tmp_path: Path) -> None:
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed
     assert "Resumed: " in printed
-    assert results_of(tmp_path / "killed") == expected
+    assert results_of(tmp_path / "killed") == results_of(whole)
 
 
-def test_the_clean_part_is_an_evaluation(tmp_path: Path) -> None:
-    folder = run_suite(tmp_path / "suite")
+def test_the_clean_part_is_an_evaluation(whole: Path) -> None:
+    folder = whole
     assert_equal_reports(report_of(folder), SMALL.report("WildRF"))
     facts = json.loads((folder / "run.json").read_text())
     assert (facts["suite"], facts["conditions"], facts["condition"]) == ("small", CONDITIONS, None)
@@ -176,17 +189,29 @@ def test_the_clean_part_is_an_evaluation(tmp_path: Path) -> None:
     assert clean.figures["bal_acc"].value == pytest.approx(metrics["mean"]["bal_acc"], abs=1e-12)
 
 
-def test_reports_put_suites_side_by_side(tmp_path: Path) -> None:
-    first = run_suite(tmp_path / "runs" / "a")
-    run_suite(tmp_path / "runs" / "b", "crops=five")
-    report.run(compose("report", [f"runs=[{tmp_path / 'runs'}]", f"output_dir={tmp_path / 'report'}", "replicates=20"]))
+def test_lightnings_own_trainer_logs_each_condition(whole: Path) -> None:
+    named = [condition_of(), condition_of("jpeg_50"), condition_of(CHAIN)]
+    data = BenchmarkDataModule("wildrf", SMALL.data_root, num_workers=0, conditions=named)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (logged,) = trainer.test(DetectorModule(load_detector(SMALL.checkpoint)), datamodule=data, verbose=False)
+    result = read_result(whole, "a", "b")
+    assert result is not None
+    expected = {one.name: one.figures["bal_acc"].value for one in result.scores.conditions[:3]}
+    got = {name.removeprefix("test/bal_acc/"): value for name, value in logged.items() if name != "test/bal_acc"}
+    assert got == pytest.approx(expected, abs=1e-6), "logged as float32"
+
+
+def test_reports_put_suites_side_by_side(whole: Path, tmp_path: Path) -> None:
+    first = whole
+    other = run_suite(tmp_path / "b", "crops=native")
+    report.run(compose("report", [f"runs=[{whole},{other}]", f"output_dir={tmp_path / 'report'}", "replicates=20"]))
     lines = (tmp_path / "report" / "robustness.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * len(CONDITIONS) * 4, "three subsets and their mean"
     page = (tmp_path / "report" / "robustness.html").read_text()
     assert page.count("<svg") == 1
-    assert "crops five" in page
+    assert "crops native" in page
     assert "Side by side" in page
-    assert (tmp_path / "report" / "robustness.svg").read_text().count("<g class=") > 2 * 4
+    assert (tmp_path / "report" / "robustness.svg").read_text().count("<g class=") > 2 * 3
     plain = evaluate(tmp_path / "plain")
     report.run(compose("report", [f"runs=[{plain}]", f"output_dir={tmp_path / 'without'}", "replicates=20"]))
     assert not (tmp_path / "without" / "robustness.csv").exists()
