@@ -104,6 +104,8 @@ def run(cfg: DictConfig) -> None:
     _write(board, figures, chosen, output, settings)
     print_leaderboard(board, console)
     print_plain(f"Report: {output / 'report.html'}", console)
+    if (output / "robustness.html").exists():
+        print_plain(f"Robustness: {output / 'robustness.html'}", console)
     if incomplete:
         raise IncompleteRunError(
             f"{len(incomplete)} of {len(complete) + len(incomplete)} runs are not complete, and in no figure: "
@@ -235,4 +237,4 @@ def _write(
         write_text(folder / "comparisons.csv", comparisons_csv(board))
         write_text(folder / "report.md", markdown(board))
         write_text(folder / "report.tex", latex(board))
-        write_text(folder / "report.html", html_page(board, figures, pictures))
+        write_text(folder / "report.html", html_page(board, figures, pictures, robustness=bool(suites)))

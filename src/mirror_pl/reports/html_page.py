@@ -49,6 +49,8 @@ def html_page(
     board: Leaderboard,
     figures: Mapping[tuple[str, str], RunFigures],
     pictures: Mapping[tuple[str, WorstImage], Picture],
+    *,
+    robustness: bool = False,
 ) -> str:
     """Return the page.
 
@@ -56,6 +58,7 @@ def html_page(
         board: The leaderboard.
         figures: What is drawn, by benchmark and detector, as in `board.results`.
         pictures: Of worst images, by the folder of the run and the image.
+        robustness: Whether there is a page on that beside it.
     """
     environment = page_templates()
     environment.filters |= {"percent": percent, "figure": figure, "signed": signed, "bracket": bracket, "p_value": p_value}
@@ -66,6 +69,7 @@ def html_page(
         policy=f"default-src 'none'; img-src data:; style-src {policy_hash('report.css')}; "
         f"script-src {policy_hash('report.js')}; base-uri 'none'; form-action 'none'",
         board=board,
+        robustness=robustness,
         made=f"{datetime.fromisoformat(board.made):%d %B %Y, %H:%M}",
         level=level_name(board.level),
         axis=axis,
