@@ -133,9 +133,9 @@ def test_shuffled_labels_are_rarely_told() -> None:
 
 
 @pytest.mark.slow
-def test_shuffled_labels_are_told_as_often_as_stated() -> None:
-    low, high = stats.binom.ppf([0.005, 0.995], 200, ERROR_RATE)
-    assert low <= reported(200, 400) <= high
+def test_shuffled_labels_are_told_no_more_often_than_stated() -> None:
+    """Twice the median of dependent p-values is careful: far fewer are told, none of these when it was written."""
+    assert reported(200, 400) <= stats.binom.ppf(0.995, 200, ERROR_RATE)
 
 
 @pytest.mark.slow
