@@ -51,7 +51,7 @@ def suites(tmp_path: Path) -> str:
     folder = tmp_path / "configs" / "suite"
     folder.mkdir(parents=True)
     values = {"name": "small", "title": "Small", "source": "ours", "families": FAMILIES}
-    (folder / "small.yaml").write_text(yaml.safe_dump(values))
+    (folder / "small.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return str(folder.parent)
 
 
