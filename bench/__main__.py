@@ -26,6 +26,7 @@ def main() -> None:
         "training": ["--backbone", "tiny", "--batch", "2", "--memory-batch", "2"] if options.quick else [],
         "baselines": ["--images", "2"] if options.quick else [],
         "decode": ["--files", "1"] if options.quick else [],
+        "suite": ["--images", "1", "--side", "64", "--suite", "techjam", "--backbone", "tiny"] if options.quick else [],
         "predict": [],
         "ray_engine": ["--shards", "4"] if options.quick else [],
         "index": ["--files", "4000"] if options.quick else [],

@@ -35,9 +35,9 @@ class Separability:
         low: Lower end of its 95 % interval, which takes the images for independent.
         high: Upper end.
         p_value: How often labels that have nothing to do with the features would be told as well, at most. The model is
-            fitted on one half of the images; of its predictions for the other half Fisher's exact test is made, one-sided. It
-            is twice the median over `_HALVINGS` ways to halve, and both halves (Meinshausen, Meier and Bühlmann, 2009), which
-            holds its level however they depend on one another, and does not hang on one lucky or unlucky half.
+            fitted on one half of the images; of its predictions for the other half Fisher's exact test is made, one-sided.
+            It is twice the median over `_HALVINGS` ways to halve, and both halves (Meinshausen, Meier and Bühlmann, 2009):
+            that holds its level however they depend on one another, and does not hang on one lucky or unlucky half.
     """
 
     balanced_accuracy: float
