@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -212,6 +213,12 @@ def test_reports_put_suites_side_by_side(whole: Path, tmp_path: Path) -> None:
     assert "crops native" in page
     assert "Side by side" in page
     assert (tmp_path / "report" / "robustness.svg").read_text().count("<g class=") > 2 * 3
+    another = tmp_path / "another"
+    shutil.copytree(whole, another)
+    kept = json.loads((another / "robustness.json").read_text())
+    (another / "robustness.json").write_text(json.dumps(kept | {"suite": "another", "title": "Another"}))
+    report.run(compose("report", [f"runs=[{whole},{another}]", f"output_dir={tmp_path / 'two'}", "replicates=20"]))
+    assert (tmp_path / "two" / "robustness.html").read_text().count("<svg") == 2, "two suites of one detector"
     plain = evaluate(tmp_path / "plain")
     report.run(compose("report", [f"runs=[{plain}]", f"output_dir={tmp_path / 'without'}", "replicates=20"]))
     assert not (tmp_path / "without" / "robustness.csv").exists()

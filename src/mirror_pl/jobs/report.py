@@ -19,7 +19,7 @@ from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_li
 from mirror_pl.files import whole_folder, write_text
 from mirror_pl.jobs.run_images import Thumbnails
 from mirror_pl.reports import print_plain
-from mirror_pl.reports.detector_names import latest_runs, name_detectors
+from mirror_pl.reports.detector_names import DetectorKey, key_of, latest_runs, name_detectors
 from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
 from mirror_pl.reports.html_page import html_page
 from mirror_pl.reports.leaderboard import EVERYTHING, Benchmark, Comparison, IncompleteRun, Leaderboard, Result, in_order
@@ -101,7 +101,7 @@ def run(cfg: DictConfig) -> None:
         seed=settings.seed,
         made=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
-    _write(board, figures, chosen, output, settings)
+    _write(board, figures, chosen, _suites(complete, labels), output, settings)
     print_leaderboard(board, console)
     print_plain(f"Report: {output / 'report.html'}", console)
     if (output / "robustness.html").exists():
@@ -195,17 +195,21 @@ class _Pairs(Sequence[tuple[pa.Table, pa.Table]]):
         return first.read(), second.read()
 
 
-def _suites(runs: Chosen) -> list[SuiteResult]:
-    """Return what the runs of suites have come to, called as the report calls them."""
-    titles = {key: run.title for key, run in runs.items()}
-    found = (read_result(run.folder, key[1], titles[key]) for key, run in runs.items())
-    return [result for result in found if result is not None]
+def _suites(runs: Sequence[GatheredRun], labels: Mapping[DetectorKey, str]) -> list[SuiteResult]:
+    """Return what the runs of suites have come to, called as the report calls them; of equal ones, the latest."""
+    latest: dict[tuple[str, str, str], SuiteResult] = {}
+    for run in sorted(runs, key=lambda run: run.finished):
+        result = read_result(run.folder, labels[key_of(run)], run.title)
+        if result is not None:
+            latest[result.suite, run.benchmark, result.detector] = result
+    return list(latest.values())
 
 
 def _write(
     board: Leaderboard,
     figures: Mapping[tuple[str, str], RunFigures],
     chosen: Chosen,
+    suites: Sequence[SuiteResult],
     output: Path,
     settings: ReportSettings,
 ) -> None:
@@ -227,7 +231,6 @@ def _write(
     content["selective"] = [
         {"benchmark": name, "detector": label, "aurc": drawn.aurc} for (name, label), drawn in figures.items()
     ]
-    suites = _suites(chosen)
     with whole_folder(output) as folder:
         if suites:
             write_results(suites, folder)
