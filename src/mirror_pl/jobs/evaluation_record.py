@@ -67,7 +67,7 @@ def write_record(
     """
     manifest = index.manifest
     ids, subset_ids = index.rows()
-    table = prediction_table(index, predictions, ids, subset_ids, index.subsets)
+    table = _table(index, predictions, ids, subset_ids, index.subsets)
     scores = score_benchmark(table, settings.quirks)
     abstention = _abstention(index, predictions, calibration)
     counts = {str(status): int((predictions.statuses == status).sum()) for status in Status}
@@ -113,7 +113,7 @@ def _abstention(index: BenchmarkIndex, predictions: Predictions, calibration: Ca
     return abstention_of(index.labels[kept], calibration.verdicts(predictions.raw_logits[kept]), calibration.abstain)
 
 
-def prediction_table(
+def _table(
     index: BenchmarkIndex,
     predictions: Predictions,
     ids: NDArray[np.int64],
@@ -146,7 +146,7 @@ def _per_class(index: BenchmarkIndex, predictions: Predictions, compat: Compat) 
     rows = list(dict.fromkeys(names))
     positions = {name: position for position, name in enumerate(rows)}
     row_ids = np.array([positions[name] for name in names], np.int32)
-    return score_benchmark(prediction_table(index, predictions, ids, row_ids, rows), compat)
+    return score_benchmark(_table(index, predictions, ids, row_ids, rows), compat)
 
 
 def check_other_images(path: Path, index: BenchmarkIndex) -> None:

@@ -17,14 +17,17 @@ from mirror_pl.files import write_text
 from mirror_pl.images.suite import FORMAT_FAMILY, Suite, parse_suite
 from mirror_pl.jobs.dependencies import weights_of
 from mirror_pl.jobs.eval import evaluate
-from mirror_pl.jobs.evaluation_record import prediction_table
 from mirror_pl.reports import print_plain
 from mirror_pl.reports.gathered_runs import find_runs
 from mirror_pl.reports.measure import SharedThreshold, fit_on, whole_paths
 from mirror_pl.reports.robustness import FILE, SuiteResult, as_json, print_robustness, write_results
 from mirror_pl.scores.robustness import score_conditions
+from mirror_pl.scores.table import with_scores
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from mirror_pl.callbacks import Predictions
     from mirror_pl.jobs.eval import Job
     from mirror_pl.jobs.evaluation_record import Record
@@ -81,14 +84,12 @@ def _write(
 ) -> dict[str, Any]:
     """Write what the suite's conditions come to."""
     index = job.data.index
-    ids, subset_ids = index.rows()
+    ids, _ = index.rows()
     count = len(suite.conditions)
     if threshold is not None and _shared(threshold, job, record):
         print_plain("threshold_from: its set shares images with this one, so that its threshold is not applied", job.console)
         threshold = None
-    tables = [
-        prediction_table(index, predictions.every(count, place), ids, subset_ids, index.subsets) for place in range(1, count)
-    ]
+    tables = [_with_scores(record.table, predictions.every(count, place), ids) for place in range(1, count)]
     names = [str(condition) for condition in suite.conditions]
     folder.write_conditions(pa.concat_tables(map(_named, [record.table, *tables], names)))
     scores = score_conditions(
@@ -117,6 +118,16 @@ def _write(
     print_robustness(result, job.console)
     print_plain(f"Robustness: {folder.path / 'robustness.html'}", job.console)
     return {"suite": suite.name, "conditions": names}
+
+
+def _with_scores(table: pa.Table, predictions: Predictions, ids: NDArray[np.int64]) -> pa.Table:
+    return with_scores(
+        table,
+        statuses=predictions.statuses[ids],
+        logits=predictions.logits[ids],
+        p_fake=predictions.p_fake[ids],
+        raw_logits=None if predictions.raw_logits is None else predictions.raw_logits[ids],
+    )
 
 
 def _named(table: pa.Table, name: str) -> pa.Table:

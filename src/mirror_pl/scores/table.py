@@ -80,20 +80,43 @@ def make_table(
         raw_logits: ``(R,)``, the detector's own, where the others are calibrated.
     """
     size = len(paths)
-    unscored = ~np.isin(statuses, SCORED)
     columns = [
         pa.array(np.asarray(ids, np.int64)),
         pa.array([storable(path) for path in paths], pa.string()),
         pa.DictionaryArray.from_arrays(pa.array(np.zeros(size, np.int32)), [benchmark]),
         pa.DictionaryArray.from_arrays(pa.array(np.asarray(subset_ids, np.int32)), list(subsets)),
         pa.array(np.asarray(labels, np.int8)),
-        pa.DictionaryArray.from_arrays(pa.array(np.asarray(statuses, np.int32)), [str(status) for status in Status]),
-        pa.array(logits, pa.float32(), mask=unscored),
-        pa.array(p_fake, pa.float32(), mask=unscored),
+        *_scores(statuses, logits, p_fake, raw_logits),
     ]
-    if raw_logits is None:
-        return pa.Table.from_arrays(columns, schema=SCHEMA)
-    return pa.Table.from_arrays([*columns, pa.array(raw_logits, pa.float32(), mask=unscored)], schema=CALIBRATED_SCHEMA)
+    return pa.Table.from_arrays(columns, schema=SCHEMA if raw_logits is None else CALIBRATED_SCHEMA)
+
+
+def with_scores(
+    table: pa.Table,
+    *,
+    statuses: NDArray[np.integer],
+    logits: NDArray[np.float32],
+    p_fake: NDArray[np.float32],
+    raw_logits: NDArray[np.float32] | None = None,
+) -> pa.Table:
+    """Return the table of the same images with other scores, and the rest of it shared; see `make_table`."""
+    kept = table.columns[: SCHEMA.get_field_index("status")]
+    return pa.Table.from_arrays([*kept, *_scores(statuses, logits, p_fake, raw_logits)], schema=table.schema)
+
+
+def _scores(
+    statuses: NDArray[np.integer],
+    logits: NDArray[np.float32],
+    p_fake: NDArray[np.float32],
+    raw_logits: NDArray[np.float32] | None,
+) -> list[pa.Array]:
+    unscored = ~np.isin(statuses, SCORED)
+    numbers = [logits, p_fake, *([] if raw_logits is None else [raw_logits])]
+    names = [str(status) for status in Status]
+    return [
+        pa.DictionaryArray.from_arrays(pa.array(np.asarray(statuses, np.int32)), names),
+        *(pa.array(values, pa.float32(), mask=unscored) for values in numbers),
+    ]
 
 
 def write_table(table: pa.Table, path: Path) -> None:
