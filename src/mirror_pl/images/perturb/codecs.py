@@ -7,22 +7,16 @@ from io import BytesIO
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image, features
+from PIL import Image
 
-from mirror_pl.errors import ConfigError
 from mirror_pl.images.decode import UndecodableImageError
 from mirror_pl.images.perturb.operation import Operation
 
 
-def _codec(name: str, options: Callable[[Image.Image, float], dict[str, Any]], feature: str = "") -> Any:
-    """Return what saves an image in Pillow's format `name`, and reads it; `feature` is what Pillow calls the codec."""
+def _codec(name: str, options: Callable[[Image.Image, float], dict[str, Any]]) -> Any:
+    """Return what saves an image in Pillow's format `name`, and reads it."""
 
     def saved(image: Image.Image, level: float, _: np.random.Generator) -> Image.Image:
-        if feature and not features.check(feature):
-            raise ConfigError(
-                f"perturb: this installation of Pillow was built without {name}; install Pillow's own wheel "
-                "(`pip install --force-reinstall pillow`), or leave the operation out"
-            )
         buffer = BytesIO()
         try:
             image.save(buffer, format=name, **options(image, level))
@@ -56,22 +50,29 @@ CODECS: Final = {
         suffix=".jpg",
     ),
     "webp": Operation(
-        _codec("WEBP", lambda _, quality: {"quality": int(quality), "method": 4}, "webp"),
+        _codec("WEBP", lambda _, quality: {"quality": int(quality), "method": 4}),
         0,
         100,
         "quality, as libwebp counts it",
         whole=True,
         suffix=".webp",
+        feature="webp",
     ),
     "avif": Operation(
-        _codec("AVIF", lambda _, quality: {"quality": int(quality), "speed": 8, "max_threads": 1}, "avif"),
+        _codec("AVIF", lambda _, quality: {"quality": int(quality), "speed": 8, "max_threads": 1}),
         0,
         100,
         "quality, as libavif counts it",
         whole=True,
         suffix=".avif",
+        feature="avif",
     ),
     "jpeg2000": Operation(
-        _codec("JPEG2000", _wavelets, "jpg_2000"), 1, 1000, "how many times fewer bytes than pixels take", suffix=".jp2"
+        _codec("JPEG2000", _wavelets),
+        1,
+        1000,
+        "how many times fewer bytes than pixels take",
+        suffix=".jp2",
+        feature="jpg_2000",
     ),
 }

@@ -20,6 +20,7 @@ class Operation:
         unit: What the level is, in words.
         whole: Whether it is a whole number.
         suffix: Of the file that a codec writes, with the dot; empty for what is no codec.
+        feature: What Pillow calls the codec that it need not have been built with; empty where it needs none.
     """
 
     apply: Callable[[Image.Image, float, np.random.Generator], Image.Image]
@@ -28,3 +29,4 @@ class Operation:
     unit: str
     whole: bool = False
     suffix: str = ""
+    feature: str = ""

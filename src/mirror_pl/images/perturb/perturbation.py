@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from PIL import Image
+from PIL import Image, features
 
 from mirror_pl.errors import ConfigError, nearest
 from mirror_pl.images.decode import UndecodableImageError
@@ -79,7 +79,9 @@ class Perturbation:
             level = step.low if step.low == step.high else float(generator.uniform(step.low, step.high))
             try:
                 image = operation.apply(image, round(level) if operation.whole else level, generator)
-            except Exception as error:  # a codec's limits on size, memory
+            except UndecodableImageError:
+                raise
+            except Exception as error:  # memory
                 reason = " ".join(str(error).split()) or "no message"
                 raise UndecodableImageError(f"{step} is not possible: {type(error).__name__}: {reason}") from error
             suffix = operation.suffix or suffix
@@ -104,7 +106,7 @@ def parse_perturbation(given: str | Sequence[str] | None, seed: int = 0) -> Pert
         seed: 0 or above.
 
     Raises:
-        ConfigError: If there is no such operation, or a level is out of its range.
+        ConfigError: If there is no such operation, a level is out of its range, or Pillow was built without the codec.
     """
     texts = (given or "").split("+") if isinstance(given, str) or given is None else [str(part) for part in given]
     steps = tuple(_step(text.strip()) for text in texts if text.strip() not in ("", CLEAN))
@@ -137,4 +139,9 @@ def _step(text: str) -> Step:
         )
     if operation.whole and (low != round(low) or high != round(high)):
         raise ConfigError(f"perturb={text}: the level must be a whole number: {operation.unit}")
+    if operation.feature and not features.check(operation.feature):
+        raise ConfigError(
+            f"perturb={text}: this installation of Pillow was built without {name}; install Pillow's own wheel "
+            "(`pip install --force-reinstall pillow`), or leave the operation out"
+        )
     return Step(name, low, high)
