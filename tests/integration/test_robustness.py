@@ -260,6 +260,10 @@ def test_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
         ({"families": {"a": ["clean"]}}, "clean is there twice, or is the picture as it is"),
         ({"families": {"a": []}}, "expected a name of its own and a list"),
         ({"families": {"Format alignment": ["jpeg_50"]}}, "expected a name of its own"),
+        ({"families": {}}, r"suite\.families: expected lists of perturbations by name, got {}"),
+        ({"families": ["jpeg_50"]}, r"suite\.families: expected lists of perturbations by name"),
+        ({"families": {"a": [5]}}, r"suite\.families\.a: expected a perturbation such as jpeg_50, got 5"),
+        ({"families": {"a": [{"jpeg": 50}]}}, r"suite\.families\.a: expected a perturbation"),
         ({"more": 1}, "suite: expected families, name, source, title; got"),
     ],
 )
