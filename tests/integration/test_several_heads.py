@@ -118,6 +118,16 @@ def test_run_folders_are_those_of_each_alone(files: list[Path], calls: list[int]
     assert len((tmp_path / "report" / "comparisons.csv").read_text().splitlines()) == 1 + 3, "each with each"
 
 
+def test_of_several_heads_the_first_is_repeated(
+    files: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    original = evaluate(tmp_path / "original", files[0], f"heads=[{files[1]}]")
+    cfg = compose("eval", [f"repeat={original}", f"output_dir={tmp_path / 'again'}"])
+    evaluation.run(cfg, {"repeat", "output_dir"})
+    assert "scores are the same to the bit" in capsys.readouterr().out
+    assert not (tmp_path / "again" / "heads").exists()
+
+
 def test_a_suite_of_several_heads(files: list[Path], tmp_path: Path) -> None:
     def run(output: Path, checkpoint: Path, *more: str) -> Path:
         cfg = compose("robustness", [*arguments(output, checkpoint, "replicates=10", "batch_size=1"), *more])
