@@ -29,8 +29,8 @@ from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.perturb import parse_perturbation
 from mirror_pl.images.suite import parse_suite
+from mirror_pl.jobs import calibrate, predict, report, robustness
 from mirror_pl.jobs import eval as evaluation
-from mirror_pl.jobs import predict, report, robustness
 from mirror_pl.reports.robustness import read_result
 
 CONDITIONS = ["clean", "jpeg_90", "jpeg_50", "gaussian_noise_0.05", "random_crop_0.6+jpeg_30:80",
@@ -218,8 +218,18 @@ def test_a_threshold_from_elsewhere(tmp_path: Path) -> None:
     result = read_result(run_suite(tmp_path / "b", f"threshold_from={same}"), "a", "b")
     assert result is not None
     assert result.scores.other_threshold is None, "its images are the ones that are judged"
+    assert result.threshold_from is None
     with pytest.raises(ConfigError, match="threshold_from: expected the folder of one complete run"):
         run_suite(tmp_path / "c", f"threshold_from={tmp_path}")
+    with pytest.raises(ConfigError, match=r"threshold_from: .* is of other crops"):
+        run_suite(tmp_path / "c", f"threshold_from={elsewhere}", "crops=five")
+    calibrate.run(compose("calibrate", [f"runs=[{same}]", "method=shift", f"output={tmp_path / 'c.json'}"]))
+    shifted = evaluate(tmp_path / "shifted", f"calibration={tmp_path / 'c.json'}", benchmark="chameleon")
+    with pytest.raises(ConfigError, match=r"threshold_from: .* is calibrated, and this run is not"):
+        run_suite(tmp_path / "c", f"threshold_from={shifted}")
+    with pytest.raises(ConfigError, match="heads and threshold_from: a threshold is of one detector"):
+        run_suite(tmp_path / "c", f"threshold_from={elsewhere}", "heads=[b.ckpt]")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize("before", ["", "gaussian_noise_0.1+"])
