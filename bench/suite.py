@@ -1,11 +1,11 @@
 """What does a suite cost, against as many separate evaluations? In one process, one after the other, without workers.
 
-    python bench/suite.py                          arniqa: 24 perturbations of 5 levels, 20 photographs of 1024 x 1024, dinov3_b
+    python bench/suite.py                          arniqa: 24 perturbations of 5 levels, 20 pictures of 1024 x 1024, dinov3_b
     python bench/suite.py --images 2 --side 64 --suite techjam --backbone tiny      to see that it runs
 
 Three times are measured on the same pictures and in turns, their medians over the rounds taken: of the suite as it is run
-(decode once, all conditions, score), of each condition by itself (decode, perturb, prepare, score), and of what a suite cannot
-do without: perturbing, preparing and scoring, decoded pictures in hand. The bound asked for is 1.15 of the last.
+(decode once, all conditions, score), of each condition by itself (decode, perturb, prepare, score), and of what a suite
+cannot do without: perturbing, preparing and scoring, decoded pictures in hand. The bound asked for is 1.15 of the last.
 """
 
 from __future__ import annotations
