@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from golden_set import SMALL, GoldenSet
 from PIL import Image
+from rich.console import Console
 from runs import (
     KEYS,
     assert_equal_reports,
@@ -31,7 +32,7 @@ from mirror_pl.images.perturb import parse_perturbation
 from mirror_pl.images.suite import parse_suite
 from mirror_pl.jobs import calibrate, predict, report, robustness
 from mirror_pl.jobs import eval as evaluation
-from mirror_pl.reports.robustness import read_result
+from mirror_pl.reports.robustness import print_robustness, read_result
 
 CONDITIONS = ["clean", "jpeg_90", "jpeg_50", "gaussian_noise_0.05", "random_crop_0.6+jpeg_30:80",
               "format_align_none", "format_align_png", "format_align_all"]  # fmt: skip
@@ -174,6 +175,15 @@ def test_the_clean_part_is_an_evaluation(tmp_path: Path) -> None:
     assert result is not None
     clean = result.scores.conditions[0]
     assert clean.figures["bal_acc"].value == pytest.approx(metrics["mean"]["bal_acc"], abs=1e-12)
+
+
+def test_the_table_cuts_no_number_off(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a screen of 80 columns, where the names of chains are long."""
+    result = read_result(run_suite(tmp_path / "suite"), "a", "b")
+    assert result is not None
+    capsys.readouterr()
+    print_robustness(result, Console(width=80))
+    assert "…" not in capsys.readouterr().out
 
 
 def test_reports_put_suites_side_by_side(tmp_path: Path) -> None:
