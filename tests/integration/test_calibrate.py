@@ -102,6 +102,15 @@ def test_a_calibrated_run_is_fitted_by_its_own_logits(tmp_path: Path) -> None:
     assert read_calibration(fit("runs=[run]")).slope == fit_parameters(label, logit, "temperature")["slope"]
 
 
+def test_a_run_that_is_named_is_fitted_on_without_its_further_heads(tmp_path: Path) -> None:
+    Run(drawn()).write(tmp_path / "run")
+    Run(drawn(seed=1)).write(tmp_path / "run" / "heads" / "1-b")
+    for seed, name in enumerate(("run", "run/heads/1-b")):
+        found = read_calibration(fit(f"runs=[{name}]"))
+        assert found.slope == fit_parameters(*logits(60, seed), "temperature")["slope"]
+        Path("c.json").unlink()
+
+
 def test_a_set_too_small_for_folds_says_that_it_flatters(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Run([(f"{i}.png", "a", i % 2, value) for i, value in enumerate([-1.0, 2, 0.5, -0.2, -2, 1])]).write(tmp_path / "run")
     fit("runs=[run]")

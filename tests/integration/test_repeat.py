@@ -64,6 +64,14 @@ def test_a_run_is_done_again(original: Path, capsys: pytest.CaptureFixture[str])
     assert results_of(original) == before
 
 
+def test_settings_that_a_benchmark_brings_are_no_part_of_its_manifest(original: Path) -> None:
+    """As those of the miniature."""
+    facts = json.loads((original / "run.json").read_text())
+    facts["config"]["benchmark"] |= {"data_root": "elsewhere", "checkpoint": "miniature"}
+    (original / "run.json").write_text(json.dumps(facts))
+    assert json.loads((repeat(original) / "run.json").read_text())["repeats"]["agrees"]
+
+
 def test_what_the_command_line_names_is_taken_from_it(original: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = repeat(original, "batch_size=7", "logger=none")
     facts = json.loads((folder / "run.json").read_text())

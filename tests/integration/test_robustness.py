@@ -16,6 +16,7 @@ import pytest
 import yaml
 from golden_set import FULL, SMALL, GoldenSet
 from PIL import Image
+from rich.console import Console
 from runs import (
     KEYS,
     assert_equal_reports,
@@ -35,10 +36,10 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.images import condition_of
 from mirror_pl.images.perturb import parse_perturbation
 from mirror_pl.images.suite import parse_suite
+from mirror_pl.jobs import calibrate, predict, report, robustness
 from mirror_pl.jobs import eval as evaluation
-from mirror_pl.jobs import predict, report, robustness
 from mirror_pl.modules import DetectorModule
-from mirror_pl.reports.robustness import read_result
+from mirror_pl.reports.robustness import print_robustness, read_result
 
 CHAIN = ["random_crop_0.6", "gaussian_noise_0.05", "jpeg_30:80"]
 FAMILIES = {"jpeg": ["jpeg_50"], "chain": [CHAIN]}
@@ -190,6 +191,14 @@ def test_the_clean_part_is_an_evaluation(whole: Path) -> None:
     assert clean.figures["bal_acc"].value == pytest.approx(metrics["mean"]["bal_acc"], abs=1e-12)
 
 
+def test_the_table_cuts_no_number_off(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a screen of 80 columns, where the names of chains are long."""
+    result = read_result(whole, "a", "b")
+    assert result is not None
+    print_robustness(result, Console(width=80))
+    assert "…" not in capsys.readouterr().out
+
+
 def test_lightnings_own_trainer_logs_each_condition(whole: Path) -> None:
     named = [condition_of(), condition_of("jpeg_50"), condition_of(CHAIN)]
     data = BenchmarkDataModule("wildrf", SMALL.data_root, num_workers=0, conditions=named)
@@ -250,8 +259,18 @@ def test_a_threshold_from_elsewhere(tmp_path: Path) -> None:
     result = read_result(run_suite(tmp_path / "b", f"threshold_from={same}"), "a", "b")
     assert result is not None
     assert result.scores.other_threshold is None, "its images are the ones that are judged"
+    assert result.threshold_from is None
     with pytest.raises(ConfigError, match="threshold_from: expected the folder of one complete run"):
         run_suite(tmp_path / "c", f"threshold_from={tmp_path}")
+    with pytest.raises(ConfigError, match=r"threshold_from: .* is of other crops"):
+        run_suite(tmp_path / "c", f"threshold_from={elsewhere}", "crops=five")
+    calibrate.run(compose("calibrate", [f"runs=[{same}]", "method=shift", f"output={tmp_path / 'c.json'}"]))
+    shifted = evaluate(tmp_path / "shifted", f"calibration={tmp_path / 'c.json'}", benchmark="chameleon")
+    with pytest.raises(ConfigError, match=r"threshold_from: .* is calibrated, and this run is not"):
+        run_suite(tmp_path / "c", f"threshold_from={shifted}")
+    with pytest.raises(ConfigError, match="heads and threshold_from: a threshold is of one detector"):
+        run_suite(tmp_path / "c", f"threshold_from={elsewhere}", "heads=[b.ckpt]")
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize("before", ["", "gaussian_noise_0.1+"])
@@ -292,6 +311,10 @@ def test_refused(overrides: list[str], message: str, tmp_path: Path) -> None:
         ({"families": {"a": ["clean"]}}, "clean is there twice, or is the picture as it is"),
         ({"families": {"a": []}}, "expected a name of its own and a list"),
         ({"families": {"Format alignment": ["jpeg_50"]}}, "expected a name of its own"),
+        ({"families": {}}, r"suite\.families: expected lists of perturbations by name, got {}"),
+        ({"families": ["jpeg_50"]}, r"suite\.families: expected lists of perturbations by name"),
+        ({"families": {"a": [5]}}, r"suite\.families\.a: expected a perturbation such as jpeg_50, got 5"),
+        ({"families": {"a": [{"jpeg": 50}]}}, r"suite\.families\.a: expected a perturbation"),
         ({"more": 1}, "suite: expected families, name, source, title; got"),
     ],
 )

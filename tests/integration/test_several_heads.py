@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -117,6 +118,16 @@ def test_run_folders_are_those_of_each_alone(files: list[Path], calls: list[int]
     assert len((tmp_path / "report" / "comparisons.csv").read_text().splitlines()) == 1 + 3, "each with each"
 
 
+def test_of_several_heads_the_first_is_repeated(
+    files: list[Path], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    original = evaluate(tmp_path / "original", files[0], f"heads=[{files[1]}]")
+    cfg = compose("eval", [f"repeat={original}", f"output_dir={tmp_path / 'again'}"])
+    evaluation.run(cfg, {"repeat", "output_dir"})
+    assert "scores are the same to the bit" in capsys.readouterr().out
+    assert not (tmp_path / "again" / "heads").exists()
+
+
 def test_a_suite_of_several_heads(files: list[Path], tmp_path: Path) -> None:
     def run(output: Path, checkpoint: Path, *more: str) -> Path:
         cfg = compose("robustness", [*arguments(output, checkpoint, "replicates=10", "batch_size=1"), *more])
@@ -151,6 +162,24 @@ def test_a_run_that_stops_between_heads_goes_on(files: list[Path], monkeypatch: 
     evaluate(tmp_path / "stopped", files[0], *more, "resume=true")
     for name in ("", "heads/1-head1", "heads/2-head2"):
         assert table(tmp_path / "stopped" / name) == table(expected / name)
+
+
+def test_a_stopped_suite_of_several_heads_says_how_many_images_it_had(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Images, not scores: each has one per condition and head."""
+    more = [f"heads=[{files[1]}]", "save_every_s=0", "replicates=10"]
+    monkeypatch.setattr(RunFolder, "complete", lambda *_: 1 / 0)
+    for resume in ("false", "true"):
+        cfg = compose("robustness", [*arguments(tmp_path / "out", files[0], *more), f"resume={resume}"])
+        cfg.suite = {"name": "a", "title": "A", "source": "ours", "families": {"jpeg": ["jpeg_50"]}}
+        with contextlib.suppress(ZeroDivisionError):
+            robustness.run(cfg)
+        monkeypatch.undo()
+    count = len({row["id"] for row in table(tmp_path / "out")})
+    for folder in (tmp_path / "out", tmp_path / "out" / "heads" / "1-head1"):
+        assert json.loads((folder / "run.json").read_text())["resumed_after"] == count
+    assert capsys.readouterr().out.count(f"Resumed: {count} of {count} images") == 2
 
 
 def test_bad_images_are_so_for_each(files: list[Path], tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ class Predictions:
         statuses: ``(S,)`` int8 of `Status`.
         flaws: Images that were not read as they should have been, by id.
         raw_logits: ``(S,)`` float32, the detector's own, where the others are calibrated; else None.
-        resumed: Samples that an earlier try of the run had scored.
+        resumed: Of the rows, those that an earlier try of the run had scored.
         most_together: Images that were scored at a time, where whole batches did not fit into memory; else None.
     """
 
@@ -109,7 +109,7 @@ class ScoreKeeper(L.Callback):
             RuntimeError: If a sample came back twice or not at all, which would be a defect of ours.
         """
         found = assemble([self._before, *self._gathered], self._rows)
-        return replace(found, resumed=len(self._before) // self._heads, most_together=self._most_together)
+        return replace(found, resumed=len(self._before), most_together=self._most_together)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find out what is scored already.

@@ -133,6 +133,8 @@ class RobustnessSettings(EvalSettings):
             raise _refusal("perturb and format_align: the suite says it; leave them out, or use mirror_pl.eval")
         if self.repeat is not None or self.compat is not None:
             raise _refusal("repeat and compat are settings of mirror_pl.eval; leave them out")
+        if self.heads and self.threshold_from is not None:
+            raise _refusal("heads and threshold_from: a threshold is of one detector; leave one of the two out")
         return self
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mirror_pl.errors import ConfigError
+from mirror_pl.errors import ConfigError, shown
 from mirror_pl.images.condition import ALIGNED, AS_IT_IS, Condition
 from mirror_pl.images.perturb import parse_perturbation
 
@@ -45,10 +45,15 @@ def parse_suite(values: Mapping[str, Any], seed: int = 0) -> Suite:
     expected = {"name", "title", "source", "families"}
     if set(values) != expected:
         raise ConfigError(f"suite: expected {', '.join(sorted(expected))}; got {', '.join(sorted(map(str, values)))}")
+    if not isinstance(values["families"], Mapping) or not values["families"]:
+        raise ConfigError(f"suite.families: expected lists of perturbations by name, got {shown(values['families'])}")
     families = {}
     for family, entries in values["families"].items():
         if family == FORMAT_FAMILY or not isinstance(entries, list) or not entries:
             raise ConfigError(f"suite.families.{family}: expected a name of its own and a list of perturbations")
+        for entry in entries:
+            if not isinstance(entry, str | list):
+                raise ConfigError(f"suite.families.{family}: expected a perturbation such as jpeg_50, got {shown(entry)}")
         families[str(family)] = tuple(Condition(parse_perturbation(entry, seed)) for entry in entries)
     families[FORMAT_FAMILY] = tuple(Condition(format_align=name) for name in ALIGNED)
     suite = Suite(str(values["name"]), str(values["title"]), str(values["source"]), families)

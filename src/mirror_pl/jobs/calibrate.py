@@ -18,7 +18,7 @@ from mirror_pl.errors import ConfigError, DataError, OutputError, name_list, nea
 from mirror_pl.files import claim
 from mirror_pl.labels import FAKE
 from mirror_pl.reports import print_plain
-from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
+from mirror_pl.reports.gathered_runs import GatheredRun, runs_named, sort_runs
 from mirror_pl.reports.number_format import NAMES, figure
 from mirror_pl.scores.columns import columns, distinct_rows
 from mirror_pl.scores.conformal import fit_quantiles
@@ -43,7 +43,8 @@ def run(cfg: DictConfig) -> None:
     output, console = Path(settings.output), Console()
     if output.exists():
         raise ConfigError(f"output: {output} exists already; give another one, or move it away")
-    complete, _ = sort_runs([Path(path) for path in settings.runs])
+    roots = [Path(path) for path in settings.runs]
+    complete = runs_named(roots, sort_runs(roots)[0])
     if len(complete) != 1:
         found = name_list(str(run.folder) for run in complete)
         raise ConfigError(f"runs: a calibration is fitted on one run, and there are {len(complete)}: {found}; give one")

@@ -232,11 +232,11 @@ def _complete(
 ) -> None:
     """Write what is known now, and say it; of a further head, dashboards are not told."""
     settings, index, trainer, console = job.settings, job.data.index, job.trainer, job.console
-    if predictions.resumed:
-        print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
     calibration, conditions = detector.calibration, job.data.conditions
     everything = calibrated(predictions, calibration)
     predictions = everything.every(len(conditions), 0)
+    if predictions.resumed:
+        print_plain(f"Resumed: {predictions.resumed:,} of {len(index):,} images were scored before.", console)
     record = write_record(folder, settings, index, detector.name, predictions, job.clock.started, conditions[0], calibration)
     agreement = job.original.compare(record.table) if job.original else None
     device = device_name(trainer.strategy.root_device)

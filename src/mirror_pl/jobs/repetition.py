@@ -11,7 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from mirror_pl.benchmarks import parse_manifest
+from mirror_pl.benchmarks import parse_manifest, without_settings
 from mirror_pl.config.schema import EvalSettings, TrainerSettings, check_settings, literal
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.files import read_json
@@ -103,7 +103,8 @@ class Original:
         """Return the settings of the original, but for those that this command line names, and where results go.
 
         Of what the run records, only the values of known settings are taken, each by its type, and every text as it is:
-        what is built, and with which callbacks and loggers, `cfg` says.
+        what is built, and with which callbacks and loggers, `cfg` says. Of a run of several heads its own detector is
+        repeated, without the others.
 
         Args:
             cfg: Of this command.
@@ -112,7 +113,7 @@ class Original:
         Raises:
             ConfigError: If a recorded value is none of its setting.
         """
-        recorded, own = self.run["config"], {*named, "output_dir", "repeat", "resume"}
+        recorded, own = self.run["config"], {*named, "output_dir", "repeat", "resume", "heads"}
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         taken = {name for name in EvalSettings.model_fields if name in recorded and name not in own}
         again = cfg.copy()
@@ -125,7 +126,7 @@ class Original:
                 known = {name: recorded["trainer"][name] for name in TrainerSettings.model_fields}
                 again.trainer = {**plain["trainer"], **check_settings(known, TrainerSettings).model_dump()}
             if "benchmark" not in own:
-                parse_manifest(recorded["benchmark"])
+                parse_manifest(without_settings(recorded["benchmark"]))
                 again.benchmark = literal(recorded["benchmark"])
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"repeat: the settings in {self.path / 'run.json'} are damaged: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import pyarrow.compute as pc
 from omegaconf import DictConfig
 from rich.progress import track
 
+from mirror_pl.config.build_detector import build_policy
 from mirror_pl.config.schema import RobustnessSettings, read_settings
 from mirror_pl.errors import ConfigError
 from mirror_pl.files import write_text
@@ -18,7 +20,7 @@ from mirror_pl.images.suite import FORMAT_FAMILY, Suite, parse_suite
 from mirror_pl.jobs.dependencies import weights_of
 from mirror_pl.jobs.eval import evaluate
 from mirror_pl.reports import print_plain
-from mirror_pl.reports.gathered_runs import find_runs
+from mirror_pl.reports.gathered_runs import find_runs, runs_named
 from mirror_pl.reports.measure import SharedThreshold, fit_on, whole_paths
 from mirror_pl.reports.robustness import FILE, SuiteResult, as_json, print_robustness, write_results
 from mirror_pl.scores.robustness import score_conditions
@@ -54,15 +56,23 @@ def _threshold(settings: RobustnessSettings, folder: Path) -> SharedThreshold:
     """Fit a threshold on the run that ``threshold_from`` names.
 
     Raises:
-        ConfigError: If that is not one complete run, or one of another detector.
+        ConfigError: If that is not one complete run, or one whose logits were made in another way.
         DataError: If there is no run, or it has scored no image of a class.
     """
-    runs = [run for run in find_runs([folder]) if run.facts is not None]
+    runs = runs_named([folder], [run for run in find_runs([folder]) if run.facts is not None])
     if len(runs) != 1:
         raise ConfigError(f"threshold_from: expected the folder of one complete run, got {folder} with {len(runs)}")
-    now, then = weights_of(settings)["checkpoint"].sha256, (runs[0].facts or {})["checkpoint"]["sha256"]
-    if now != then:
-        raise ConfigError(f"threshold_from: {folder} is of other weights: sha256 {then} there, {now} here")
+    facts = runs[0].facts or {}
+    for name, file in weights_of(settings).items():
+        then = (facts.get(name) or {}).get("sha256")
+        if then != file.sha256:
+            raise ConfigError(f"threshold_from: {folder} is of another {name}: sha256 {then} there, {file.sha256} here")
+    if settings.calibration is None and facts.get("calibrated"):
+        raise ConfigError(f"threshold_from: {folder} is calibrated, and this run is not; give the same calibration to both")
+    now = asdict(build_policy(settings))
+    before = {key: (facts.get("protocol") or now).get(key) for key in now}
+    if before != now:
+        raise ConfigError(f"threshold_from: {folder} is of other crops: {before} there, {now} here")
     return fit_on(runs[0], None)
 
 
@@ -108,7 +118,7 @@ def _write(
         source=suite.source,
         benchmark=index.manifest.title,
         detector=detector,
-        threshold_from=settings.threshold_from,
+        threshold_from=None if threshold is None else settings.threshold_from,
         level=settings.level,
         replicates=settings.replicates,
         scores=scores,

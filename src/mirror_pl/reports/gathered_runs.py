@@ -153,6 +153,11 @@ def sort_runs(roots: Sequence[Path]) -> tuple[list[GatheredRun], list[GatheredRu
     return complete, incomplete
 
 
+def runs_named(roots: Sequence[Path], runs: Sequence[GatheredRun]) -> list[GatheredRun]:
+    """Return those whose folders are named, without those of their further heads; where none is, all that lie below."""
+    return [run for run in runs if run.folder in roots] or list(runs)
+
+
 def _runs_below(root: Path) -> list[GatheredRun]:
     runs = []
     for folder, below, files in os.walk(root):

@@ -160,7 +160,7 @@ def print_robustness(result: SuiteResult, console: Console) -> None:
     scores = result.scores
     title = f"{result.title}: {result.benchmark} (in %)"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("condition", overflow="fold", no_wrap=True)
+    table.add_column("condition", overflow="fold")
     for name in ("Bal_Acc", "", "Real_Acc", "Fake_Acc", "AUC", "gap"):
         table.add_column(name, justify="right", no_wrap=True)
     family = ""

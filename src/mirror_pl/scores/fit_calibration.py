@@ -1,7 +1,7 @@
 """Fits a calibration's parameters to labelled logits.
 
 Classes weigh equally by default: the share of fakes in a benchmark is arbitrary, and p_fake is then for a prior of one half.
-Fitted and judged on the same images, a calibration flatters; `out_of_fold` judges it inside a set.
+Fitted and judged on the same images, a calibration flatters; `folds` says how to judge it inside a set.
 """
 
 from __future__ import annotations

@@ -137,11 +137,11 @@ def _step(text: str) -> Step:
         raise ConfigError(
             f"perturb={text}: expected {form}, a level from {operation.low:g} to {operation.high:g}: {operation.unit}"
         )
-    if operation.feature and not features.check(operation.feature):
-        raise ConfigError(
-            f"perturb={text}: this installation of Pillow was built without {operation.feature}; install Pillow's own wheel "
-            "(`pip install --force-reinstall pillow`), or leave the operation out"
-        )
     if operation.whole and (low != round(low) or high != round(high)):
         raise ConfigError(f"perturb={text}: the level must be a whole number: {operation.unit}")
+    if operation.feature and not features.check(operation.feature):
+        raise ConfigError(
+            f"perturb={text}: this installation of Pillow was built without {name}; install Pillow's own wheel "
+            "(`pip install --force-reinstall pillow`), or leave the operation out"
+        )
     return Step(name, low, high)
