@@ -175,11 +175,15 @@ class BenchmarkDataModule(L.LightningDataModule):
         return self.num_samples if self.done is None else int((~self.done).sum()) * len(self.conditions)
 
     @property
-    def images_per_batch(self) -> int:
-        """Images per batch: as many as have `batch_size` crops, or what its "auto" comes to on the trainer's device."""
+    def crops_per_batch(self) -> int:
+        """Crops scored at a time: `batch_size`, or what its "auto" comes to on the trainer's device."""
         auto = LARGEST_BATCH.get(device_type(self.trainer), LARGEST_BATCH["cuda"])
-        crops = crop_count(self.crops or "center") * len(self.conditions)
-        return max(1, (auto if self.batch_size == "auto" else self.batch_size) // crops)
+        return auto if self.batch_size == "auto" else self.batch_size
+
+    @property
+    def images_per_batch(self) -> int:
+        """Images per batch: as many as have `crops_per_batch` crops, but one at least."""
+        return max(1, self.crops_per_batch // (crop_count(self.crops or "center") * len(self.conditions)))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Return the loader of this process's share of the samples.

@@ -20,11 +20,13 @@ class SplittingScorer:
     depend on it beyond float tolerance.
 
     Attributes:
+        at_once: Images scored at a time, at most; None takes a batch as it comes.
         most_together: Images scored at a time since a batch did not fit; None while every batch has fitted.
     """
 
-    def __init__(self, detector: Callable[[Tensor], Verdict]) -> None:
+    def __init__(self, detector: Callable[[Tensor], Verdict], at_once: int | None = None) -> None:
         self.detector = detector
+        self.at_once = at_once
         self.most_together: int | None = None
 
     def __call__(self, pixels: Tensor) -> Verdict:
@@ -34,7 +36,7 @@ class SplittingScorer:
             ConfigError: If a single image does not fit, or the backbone cannot be compiled.
         """
         while True:
-            parts = pixels.split(self.most_together or len(pixels))
+            parts = pixels.split(self.most_together or self.at_once or len(pixels))
             try:
                 verdicts = [self.detector(part) for part in parts]
             except Exception as error:

@@ -169,6 +169,6 @@ def _recipe_digest(spec: PreprocessSpec, crops: str, conditions: Sequence[Condit
     perturbations = [condition.perturbation for condition in conditions]
     if perturbations != [UNPERTURBED]:
         codecs = [features.version(name) for name in ("avif", "jpg_2000")]
-        more += [VERSION, np.__version__, codecs, [(str(each), each.seed) for each in perturbations]]
+        more += [VERSION, np.__version__, codecs, [(each.steps, each.seed) for each in perturbations]]
     recipe = recipes[0] if len(recipes) == 1 else recipes
     return hashlib.sha256(repr((FORMAT, libraries, recipe, *more)).encode()).hexdigest()[:16]

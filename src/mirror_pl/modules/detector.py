@@ -158,6 +158,8 @@ class DetectorModule(TrainableModule):
         data = getattr(self.trainer, "datamodule", None)
         self.scored_sets = getattr(data, "scored_sets", {}) if stage in ("fit", "validate", "test") else {}
         self.conditions = [str(condition) for condition in getattr(data, "conditions", ())] or [""]
+        # An image under many conditions makes a batch of more crops than one would otherwise take.
+        self.scorer.at_once = getattr(data, "crops_per_batch", None) if len(self.conditions) > 1 else None
         members = [torch.from_numpy(index.members()) for index in self.scored_sets.values()]
         each = [torch.block_diag(*[part] * len(self.conditions)).bool() for part in members]  # groups of each condition
         self.balanced_accuracy = nn.ModuleList(SubsetBalancedAccuracy(part) for part in each)

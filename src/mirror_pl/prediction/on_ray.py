@@ -20,6 +20,7 @@ from typing import Any, Final
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
 from mirror_pl.errors import ConfigError, LostProcessError
 from mirror_pl.images import Condition, Limits
+from mirror_pl.images.condition import AS_IT_IS
 from mirror_pl.prediction.duplicates import Duplicates
 from mirror_pl.prediction.engine import pictures_at_once, score
 from mirror_pl.prediction.inputs import Item
@@ -43,7 +44,6 @@ class Work:
         load: Returns the detector, in eval mode; called once per actor, where it runs.
         store: Where rows go: a folder that all nodes see.
         policy: See `score`.
-        condition: Likewise.
         batch_size: Likewise.
         num_workers: Likewise; of each actor.
         precision: Likewise.
@@ -51,13 +51,13 @@ class Work:
         dedupe: Whether an actor scores equal files once.
         every_s: See `Recorder`.
         device: Of each actor.
+        condition: See `score`.
         folder: That relative paths start from, on every node.
     """
 
     load: Callable[[], Detector]
     store: Store
     policy: CropPolicy
-    condition: Condition
     batch_size: int
     num_workers: int
     precision: str
@@ -65,6 +65,7 @@ class Work:
     dedupe: bool
     every_s: float
     device: str
+    condition: Condition = AS_IT_IS
     folder: str = field(default_factory=os.getcwd)
 
 

@@ -37,6 +37,14 @@ class Step:
     low: float
     high: float
 
+    def level(self, generator: np.random.Generator, *, whole: bool) -> float:
+        """Return the level of one image; of a range, its own, which draws a random number."""
+        if self.low == self.high:
+            return round(self.low) if whole else self.low
+        if whole:
+            return int(generator.integers(round(self.low), round(self.high), endpoint=True))
+        return float(generator.uniform(self.low, self.high))
+
     def __str__(self) -> str:
         return f"{self.name}_{self.low:g}" + ("" if self.low == self.high else f":{self.high:g}")
 
@@ -76,9 +84,8 @@ class Perturbation:
             operation = OPERATIONS[step.name]
             generator = self._generator(image_id, step.name, before[step.name])
             before[step.name] += 1
-            level = step.low if step.low == step.high else float(generator.uniform(step.low, step.high))
             try:
-                image = operation.apply(image, round(level) if operation.whole else level, generator)
+                image = operation.apply(image, step.level(generator, whole=operation.whole), generator)
             except UndecodableImageError:
                 raise
             except Exception as error:  # of memory, say
