@@ -91,6 +91,12 @@ def test_what_cannot_be_fitted_is_refused_and_nothing_written(tmp_path: Path) ->
     assert Path("c.json").read_text() == "mine"
 
 
+def test_a_perturbed_set_is_called_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Run(drawn(), facts={"condition": {"perturb": "jpeg_50", "format_align": None}}).write(tmp_path / "run")
+    assert read_calibration(fit("runs=[run]")).fitted_on.benchmark == "wildrf under jpeg_50, format_align=None"
+    assert "on wildrf under jpeg_50" in capsys.readouterr().out
+
+
 def test_a_calibrated_run_is_fitted_by_its_own_logits(tmp_path: Path) -> None:
     rows = drawn()
     Run([(path, subset, label, 3 * value) for path, subset, label, value in rows], raw=[value for *_, value in rows]).write(

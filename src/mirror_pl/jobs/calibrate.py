@@ -92,8 +92,10 @@ def _fitted_on(run: GatheredRun, table: pa.Table, rows: NDArray[np.int64], label
     here = table.take(pa.array(rows))
     protocol = {key: value for key, value in (run.facts.get("protocol") or {}).items() if key != "as_published"}
     fakes = int(np.count_nonzero(label == FAKE))
+    condition = run.facts.get("condition")
+    under = f" under {condition['perturb']}, format_align={condition['format_align']}" if condition else ""
     return FittedOn(
-        benchmark=run.benchmark,
+        benchmark=run.benchmark + under,
         subsets=tuple(dict.fromkeys(here["subset"].to_pylist())),
         reals=len(label) - fakes,
         fakes=fakes,
