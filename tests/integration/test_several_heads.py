@@ -98,7 +98,7 @@ def test_what_does_not_share_is_refused() -> None:
         SeveralHeads([head(0), shifted])
 
 
-@pytest.mark.parametrize("crops", ["center", "five"])
+@pytest.mark.parametrize("crops", ["center", pytest.param("five", marks=pytest.mark.slow)])
 def test_run_folders_are_those_of_each_alone(files: list[Path], calls: list[int], crops: str, tmp_path: Path) -> None:
     more = [f"crops={crops}", "batch_size=10"]
     alone = [evaluate(tmp_path / file.stem, file, *more) for file in files]
@@ -128,6 +128,7 @@ def test_of_several_heads_the_first_is_repeated(
     assert not (tmp_path / "again" / "heads").exists()
 
 
+@pytest.mark.slow
 def test_a_suite_of_several_heads(files: list[Path], tmp_path: Path) -> None:
     def run(output: Path, checkpoint: Path, *more: str) -> Path:
         cfg = compose("robustness", [*arguments(output, checkpoint, "replicates=10", "batch_size=1"), *more])
@@ -164,6 +165,7 @@ def test_a_run_that_stops_between_heads_goes_on(files: list[Path], monkeypatch: 
         assert table(tmp_path / "stopped" / name) == table(expected / name)
 
 
+@pytest.mark.slow
 def test_a_stopped_suite_of_several_heads_says_how_many_images_it_had(
     files: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
