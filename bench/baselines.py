@@ -24,9 +24,9 @@ from paired import all_seconds_of, best_device, describe, matrix_ceiling
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
 
+from mirror_pl.detectors.baseline import Baseline, VitSize
 from mirror_pl.detectors.bfree import PATCH_PX, VIT_B, WINDOWS, BfreeDetector
 from mirror_pl.detectors.dda import LORA, VIT_L, DdaDetector
-from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
 from mirror_pl.images.pictures import prepare
 
 SIZES = [(512, 512), (1024, 768), (256, 256), (768, 1024)]
@@ -36,7 +36,7 @@ TOLERANCE = 1e-3
 """On the logit, in float32 with random weights."""
 
 
-def randomise(detector: LinearDetector, device: torch.device) -> LinearDetector:
+def randomise(detector: Baseline, device: torch.device) -> Baseline:
     torch.manual_seed(0)
     for name, parameter in detector.named_parameters():
         if parameter.ndim > 1:

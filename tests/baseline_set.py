@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from golden_set import HERE, SMALL
 
-from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
+from mirror_pl.detectors.baseline import Baseline, VitSize
 
 TOLERANCE = 2e-5
 """On the logit, in float32 on a CPU; measured 2e-6."""
@@ -56,7 +56,7 @@ class BaselineSet:
         return float((logits - golden).abs().max())
 
 
-def logits_of(detector: LinearDetector, paths: list[Path], **options: Any) -> torch.Tensor:
+def logits_of(detector: Baseline, paths: list[Path], **options: Any) -> torch.Tensor:
     predictions = detector.predict(paths, **options)
     assert {prediction.status for prediction in predictions} == {"ok"}
     return torch.tensor([prediction.logit for prediction in predictions])

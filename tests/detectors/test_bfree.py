@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mirror_pl.detectors.bfree import SPEC, BfreeDetector, distinct_windows, load_bfree
+from mirror_pl.detectors.bfree import SPEC, BfreeDetector, distinct_windows
 from mirror_pl.errors import CheckpointError
 from mirror_pl.images import PreprocessSpec, UndecodableImageError, decode, plan_crops
 from mirror_pl.images.pictures import prepare
@@ -29,7 +29,7 @@ FILE = FOLDER / "model_epoch_best.pth"
 def detector() -> Iterator[BfreeDetector]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model is slower with more
-    yield load_bfree(FOLDER, size=GOLDEN.size)
+    yield BfreeDetector.load(FOLDER, size=GOLDEN.size)
     torch.set_num_threads(threads)
 
 
@@ -143,12 +143,12 @@ def test_a_file_saved_on_a_gpu_and_the_licence(
     monkeypatch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
     path = saved(tmp_path / "x.pth", model)
     assert says_cuda(path)
-    loaded = load_bfree(path, size=GOLDEN.size)
+    loaded = BfreeDetector.load(path, size=GOLDEN.size)
     assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"cpu"}
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "B-Free: code and weights by GRIP-UNINA, for non-profit use only" in record.getMessage()
-    away = load_bfree(path, size=GOLDEN.size, device="meta", dtype=torch.bfloat16)
+    away = BfreeDetector.load(path, size=GOLDEN.size, device="meta", dtype=torch.bfloat16)
     assert {tensor.device.type for tensor in (*away.parameters(), *away.buffers())} == {"meta"}
 
 
@@ -166,18 +166,18 @@ def test_all_or_nothing(tmp_path: Path, name: str, ours: str, how: str) -> None:
     model = torch.load(FILE, map_location="cpu", weights_only=True)["model"]
     path = saved(tmp_path / "x.pth", {"model": changed(model, how, name)})
     with pytest.raises(CheckpointError, match=rf"1 {how}: ") as error:
-        load_bfree(path, size=GOLDEN.size)
+        BfreeDetector.load(path, size=GOLDEN.size)
     assert (ours if how != "unexpected" else "extra") in str(error.value)
 
 
 def test_files_of_something_else(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"does not fit B-Free .*width 768, 12 layers"):
-        load_bfree(FOLDER)
+        BfreeDetector.load(FOLDER)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"no config\.yaml in the folder .*; expected that and model_epoch_best"):
-        load_bfree(tmp_path / "empty")
+        BfreeDetector.load(tmp_path / "empty")
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_bfree(tmp_path / "none.pth")
+        BfreeDetector.load(tmp_path / "none.pth")
     shutil.copytree(FOLDER, tmp_path / "x")
     config = tmp_path / "x" / "config.yaml"
     text = config.read_text()
@@ -191,10 +191,10 @@ def test_files_of_something_else(tmp_path: Path) -> None:
     ):
         config.write_text(text.replace(*change))
         with pytest.raises(CheckpointError, match=said):
-            load_bfree(tmp_path / "x", size=GOLDEN.size)
+            BfreeDetector.load(tmp_path / "x", size=GOLDEN.size)
 
 
 def test_a_truncated_file(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(FILE.read_bytes()[: 2**18])
     with pytest.raises(CheckpointError, match="no PyTorch checkpoint, or a truncated one"):
-        load_bfree(tmp_path / "x.pth")
+        BfreeDetector.load(tmp_path / "x.pth")

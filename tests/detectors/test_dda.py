@@ -11,8 +11,8 @@ import pytest
 import torch
 from baseline_set import TOLERANCE, BaselineSet, changed, logits_of, saved, says_cuda
 
-from mirror_pl.detectors.baselines import load_baseline
-from mirror_pl.detectors.dda import DdaDetector, load_dda, resampled_positions
+from mirror_pl.detectors.dda import DdaDetector, resampled_positions
+from mirror_pl.detectors.registry import load_detector
 from mirror_pl.errors import CheckpointError
 from mirror_pl.files import path_sha256
 from mirror_pl.images.pictures import prepare
@@ -30,7 +30,7 @@ def content() -> dict[str, Any]:
 def detector(request: pytest.FixtureRequest) -> Iterator[DdaDetector]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model is slower with more
-    yield load_dda(FILE, size=GOLDEN.size, merge=request.param)
+    yield DdaDetector.load(FILE, size=GOLDEN.size, merge=request.param)
     torch.set_num_threads(threads)
 
 
@@ -62,7 +62,7 @@ def test_the_position_table() -> None:
 
 
 def test_adapters_are_merged_or_kept() -> None:
-    merged, apart = (load_dda(FILE, size=GOLDEN.size, merge=merge) for merge in (True, False))
+    merged, apart = (DdaDetector.load(FILE, size=GOLDEN.size, merge=merge) for merge in (True, False))
     assert not [name for name, _ in merged.named_parameters() if "lora" in name]
     adapters = [name for name, _ in apart.named_parameters() if "lora_" in name]
     assert len(adapters) == 2 * 2 * 6, "A and B of q, k, v, o, up and down of two layers"
@@ -71,7 +71,7 @@ def test_adapters_are_merged_or_kept() -> None:
 
 def test_merging_does_not_reach_the_file() -> None:
     before = path_sha256(FILE)
-    load_dda(FILE, size=GOLDEN.size)
+    DdaDetector.load(FILE, size=GOLDEN.size)
     assert path_sha256(FILE) == before
 
 
@@ -86,15 +86,15 @@ def test_a_file_saved_on_a_gpu() -> None:
     assert says_cuda(FILE)
     loaded = load_baseline_of_the_golden_size()
     assert {tensor.device.type for tensor in loaded.state_dict().values()} == {"cpu"}
-    away = load_dda(FILE, size=GOLDEN.size, device="meta", dtype=torch.bfloat16)
+    away = DdaDetector.load(FILE, size=GOLDEN.size, device="meta", dtype=torch.bfloat16)
     assert {tensor.device.type for tensor in (*away.parameters(), *away.buffers())} == {"meta"}
     assert (away.head.weight.dtype, next(away.backbone.parameters()).dtype) == (torch.float32, torch.bfloat16)
 
 
 def load_baseline_of_the_golden_size() -> DdaDetector:
     with pytest.raises(CheckpointError, match=r"does not fit DDA .*width 1024, 24 layers"):
-        load_baseline("dda", FILE)
-    return load_dda(FILE, size=GOLDEN.size)
+        load_detector(FILE, detector="dda")
+    return DdaDetector.load(FILE, size=GOLDEN.size)
 
 
 @pytest.mark.parametrize("merge", [True, False])
@@ -113,7 +113,7 @@ def load_baseline_of_the_golden_size() -> DdaDetector:
 def test_all_or_nothing(tmp_path: Path, name: str, ours: str, how: str, merge: bool) -> None:
     path = saved(tmp_path / "x.pth", {"model": changed(content()["model"], how, name)})
     with pytest.raises(CheckpointError, match=rf"1 {how}: ") as error:
-        load_dda(path, size=GOLDEN.size, merge=merge)
+        DdaDetector.load(path, size=GOLDEN.size, merge=merge)
     assert (ours if how != "unexpected" else "extra") in str(error.value)
 
 
@@ -123,30 +123,30 @@ def test_parts_of_the_attention(tmp_path: Path) -> None:
         name = f"{LAYER}attn.qkv.{part}"
         path = saved(tmp_path / "x.pth", changed(content()["model"], "missing", name))
         with pytest.raises(CheckpointError, match=r"3 missing: backbone.layers.1.attention.[qkv]"):
-            load_dda(path, size=GOLDEN.size)
+            DdaDetector.load(path, size=GOLDEN.size)
         for tensor in (torch.zeros(()), torch.zeros(1), torch.zeros(191, 64)):
             path = saved(tmp_path / "x.pth", content()["model"] | {name: tensor})
             with pytest.raises(CheckpointError, match="does not fit DDA"):
-                load_dda(path, size=GOLDEN.size)
+                DdaDetector.load(path, size=GOLDEN.size)
 
 
 def test_a_tensor_twice(tmp_path: Path) -> None:
     model = content()["model"]
     model[f"{LAYER}mlp.fc1.weight"] = model[f"{LAYER}mlp.fc1.original_layer.weight"]
     with pytest.raises(CheckpointError, match=rf"1 unexpected: {LAYER}mlp.fc1.weight"):
-        load_dda(saved(tmp_path / "x.pth", model), size=GOLDEN.size)
+        DdaDetector.load(saved(tmp_path / "x.pth", model), size=GOLDEN.size)
 
 
 def test_a_last_layer_that_is_missing(tmp_path: Path) -> None:
     """It is no smaller detector."""
     model = {name: tensor for name, tensor in content()["model"].items() if not name.startswith(LAYER)}
     with pytest.raises(CheckpointError, match=r"missing: backbone\.layers\.1\."):
-        load_dda(saved(tmp_path / "x.pth", model), size=GOLDEN.size)
+        DdaDetector.load(saved(tmp_path / "x.pth", model), size=GOLDEN.size)
 
 
 def test_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "x.pth").write_bytes(FILE.read_bytes()[: 2**19])
     with pytest.raises(CheckpointError, match="no PyTorch checkpoint, or a truncated one"):
-        load_dda(tmp_path / "x.pth")
+        DdaDetector.load(tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="does not exist"):
-        load_dda(tmp_path / "none.pth")
+        DdaDetector.load(tmp_path / "none.pth")

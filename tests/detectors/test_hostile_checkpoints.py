@@ -19,14 +19,14 @@ from golden_set import SMALL
 
 from mirror_pl.detectors import load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
-from mirror_pl.detectors.bfree import BfreeDetector, load_bfree
+from mirror_pl.detectors.baseline import VitSize
+from mirror_pl.detectors.bfree import BfreeDetector
 from mirror_pl.detectors.checkpoint import load_backbone, load_bank, read_checkpoint, read_detector, save_folder
 from mirror_pl.detectors.checkpoint.torch_file import is_plain
-from mirror_pl.detectors.dda import load_dda
+from mirror_pl.detectors.dda import DdaDetector
 from mirror_pl.detectors.detector_config import BackboneConfig
-from mirror_pl.detectors.linear_detector import VitSize
 from mirror_pl.detectors.mirror import MirrorDetector
-from mirror_pl.detectors.univfd import UnivfdDetector, load_univfd
+from mirror_pl.detectors.univfd import UnivfdDetector
 from mirror_pl.errors import CheckpointError, ConfigError, shown
 
 pytestmark = pytest.mark.timeout(30)
@@ -241,7 +241,7 @@ def test_configs_whose_text_is_the_attack(converted: Path, tmp_path: Path) -> No
         (tmp_path / "hf").mkdir(exist_ok=True)
         (tmp_path / "hf" / "config.json").write_text(text)
         assert said in refusal(tmp_path / "hf", read_backbone_folder)
-        assert said in refusal(tmp_path / "hf", lambda path: load_univfd(HEAD, path))
+        assert said in refusal(tmp_path / "hf", lambda path: UnivfdDetector.load(HEAD, backbone_folder=path))
         (tmp_path / "hf" / "config.json").write_text((SMALL.backbone_path / "config.json").read_text())
         (tmp_path / "hf" / "model.safetensors.index.json").write_text(text)
         assert said in refusal(tmp_path / "hf", load_backbone)
@@ -350,7 +350,7 @@ def test_the_clip_of_univfd(tmp_path: Path, change: dict[str, Any], monkeypatch:
     whole = BaselineSet("univfd").folder
     clip = Path(shutil.copytree(whole / "clip-tiny-hf", tmp_path / "clip"))
     rewrite(clip / "config.json", lambda values: values | change)
-    refusal(clip, lambda path: load_univfd(HEAD, path))
+    refusal(clip, lambda path: UnivfdDetector.load(HEAD, backbone_folder=path))
 
 
 def test_the_config_of_bfree(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_the_config_of_bfree(tmp_path: Path) -> None:
     ):  # fmt: skip
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(CheckpointError, match=r"config\.yaml") as caught:
-            load_bfree(tmp_path)
+            BfreeDetector.load(tmp_path)
         assert said in str(caught.value)
         assert len(str(caught.value)) < 1000
 
@@ -380,7 +380,7 @@ def test_a_depth_that_is_asked_for_is_looked_for(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(BfreeDetector, "__init__", lambda *_: pytest.fail("nothing is built"))
     folder = BFREE / "model_epoch_best.pth"
     with pytest.raises(CheckpointError, match="layers missing"):
-        load_bfree(folder, size=VitSize(64, 256, 4, 128))
+        BfreeDetector.load(folder, size=VitSize(64, 256, 4, 128))
 
 
 def test_heads_that_rope_does_not_fit() -> None:
@@ -394,10 +394,22 @@ KINDS: dict[str, tuple[Path, str, Callable[[Path], object]]] = {
     "bank": (SMALL.memory_path, "", lambda path: load_detector(SMALL.checkpoint, memory_path=path)),
     "weights": (SMALL.backbone_path, "model.safetensors", load_backbone),
     "config": (SMALL.backbone_path, "config.json", load_backbone),
-    "clip": (BaselineSet("univfd").folder / "clip-tiny-hf", "config.json", lambda path: load_univfd(HEAD, path)),
-    "fc_weights": (HEAD, "", lambda path: load_univfd(path, BaselineSet("univfd").folder / "clip-tiny-hf")),
-    "dda": (BaselineSet("dda").folder / "DDA_ckpt.pth", "", lambda path: load_dda(path, size=BaselineSet("dda").size)),
-    "bfree": (BFREE, "config.yaml", lambda path: load_bfree(path, size=BaselineSet("bfree").size)),
+    "clip": (
+        BaselineSet("univfd").folder / "clip-tiny-hf",
+        "config.json",
+        lambda path: UnivfdDetector.load(HEAD, backbone_folder=path),
+    ),
+    "fc_weights": (
+        HEAD,
+        "",
+        lambda path: UnivfdDetector.load(path, backbone_folder=BaselineSet("univfd").folder / "clip-tiny-hf"),
+    ),
+    "dda": (
+        BaselineSet("dda").folder / "DDA_ckpt.pth",
+        "",
+        lambda path: DdaDetector.load(path, size=BaselineSet("dda").size),
+    ),
+    "bfree": (BFREE, "config.yaml", lambda path: BfreeDetector.load(path, size=BaselineSet("bfree").size)),
 }
 """For each kind of file: a whole one, the file in it if it is a folder, and how it is loaded."""
 

@@ -16,9 +16,9 @@ from baseline_set import TOLERANCE, BaselineSet, changed, logits_of, saved, says
 from safetensors.torch import load_file, save_file
 
 from mirror_pl.detectors import Detector
-from mirror_pl.detectors.baselines import BASELINES, load_baseline
-from mirror_pl.detectors.linear_detector import VitSize
-from mirror_pl.detectors.univfd import VIT_L, UnivfdDetector, load_univfd
+from mirror_pl.detectors.baseline import VitSize
+from mirror_pl.detectors.registry import load_detector
+from mirror_pl.detectors.univfd import VIT_L, UnivfdDetector
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.images.pictures import prepare
 
@@ -30,7 +30,7 @@ HEAD, CLIP = GOLDEN.folder / "fc_weights.pth", GOLDEN.folder / "clip-tiny-hf"
 def detector() -> Iterator[UnivfdDetector]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model is slower with more
-    yield load_univfd(HEAD, CLIP)
+    yield UnivfdDetector.load(HEAD, backbone_folder=CLIP)
     torch.set_num_threads(threads)
 
 
@@ -67,7 +67,7 @@ def test_it_meets_the_contract(detector: UnivfdDetector) -> None:
 def test_mixed_precision_and_half_weights(detector: UnivfdDetector) -> None:
     """The linear layer computes in float32; what bfloat16 rounds off the rest moves logits of random weights by 0.04."""
     paths, golden = GOLDEN.paths()[:4], GOLDEN.logits()[:4]
-    half = load_univfd(HEAD, CLIP, dtype=torch.bfloat16)
+    half = UnivfdDetector.load(HEAD, backbone_folder=CLIP, dtype=torch.bfloat16)
     assert half.head.weight.dtype == half.normalise.mean.dtype == torch.float32
     for logits in (logits_of(detector, paths, precision="bf16-mixed"), logits_of(half, paths)):
         assert 0 < (logits - golden).abs().max() < 0.1
@@ -75,7 +75,7 @@ def test_mixed_precision_and_half_weights(detector: UnivfdDetector) -> None:
 
 def test_everything_goes_to_the_device() -> None:
     """The meta device stands for one that is not the CPU."""
-    detector = load_univfd(HEAD, CLIP, device="meta")
+    detector = UnivfdDetector.load(HEAD, backbone_folder=CLIP, device="meta")
     assert {tensor.device.type for tensor in (*detector.parameters(), *detector.buffers())} == {"meta"}
 
 
@@ -88,7 +88,7 @@ def test_the_published_size() -> None:
 def test_a_file_saved_on_a_gpu_and_the_licence(caplog: pytest.LogCaptureFixture) -> None:
     assert says_cuda(HEAD)
     with caplog.at_level(logging.INFO, "mirror_pl"):
-        load_univfd(HEAD, CLIP)
+        UnivfdDetector.load(HEAD, backbone_folder=CLIP)
     assert [record.getMessage() for record in caplog.records] == [
         "UnivFD: code and fc_weights.pth MIT; OpenAI's CLIP, code and weights, MIT"
     ]
@@ -108,7 +108,7 @@ def whole_clip(folder: Path) -> Path:
 
 
 def test_a_folder_of_the_whole_clip(tmp_path: Path, detector: UnivfdDetector) -> None:
-    loaded = load_univfd(HEAD, whole_clip(tmp_path / "clip"))
+    loaded = UnivfdDetector.load(HEAD, backbone_folder=whole_clip(tmp_path / "clip"))
     for (name, tensor), (other, expected) in zip(loaded.state_dict().items(), detector.state_dict().items(), strict=True):
         assert name == other
         assert torch.equal(tensor, expected), name
@@ -139,15 +139,15 @@ def openai_layout() -> dict[str, torch.Tensor]:
 
 def test_openais_layout(tmp_path: Path, detector: UnivfdDetector) -> None:
     path = saved(tmp_path / "clip.pth", openai_layout())
-    loaded = load_univfd(HEAD, path, size=GOLDEN.size)
+    loaded = UnivfdDetector.load(HEAD, backbone_folder=path, size=GOLDEN.size)
     for (name, tensor), (other, expected) in zip(loaded.state_dict().items(), detector.state_dict().items(), strict=True):
         assert name == other
         assert torch.equal(tensor, expected), name
     halves = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in openai_layout().items()}
-    half = load_univfd(HEAD, saved(tmp_path / "half.pth", halves), size=GOLDEN.size)
+    half = UnivfdDetector.load(HEAD, backbone_folder=saved(tmp_path / "half.pth", halves), size=GOLDEN.size)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.float32}, "computes in float32 all the same"
     with pytest.raises(CheckpointError, match=r"does not fit CLIP \(patch 14, width 1024, 24 layers"):
-        load_univfd(HEAD, path)
+        UnivfdDetector.load(HEAD, backbone_folder=path)
 
 
 def test_a_torchscript_archive_is_not_run(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_torchscript_archive_is_not_run(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"TorchScript archive(.|\n)*openai/clip-vit-large-patch14(.|\n)*torch.jit.load"
     ):
-        load_univfd(HEAD, tmp_path / "ViT-L-14.pt")
+        UnivfdDetector.load(HEAD, backbone_folder=tmp_path / "ViT-L-14.pt")
 
 
 @pytest.mark.parametrize("how", ["missing", "unexpected", "of another shape"])
@@ -181,8 +181,8 @@ def test_all_or_nothing(tmp_path: Path, how: str, name: str) -> None:
         tensors = changed(tensors, how, name)
     shutil.copytree(CLIP, tmp_path / "clip")
     save_file(tensors, tmp_path / "clip" / "model.safetensors")
-    with pytest.raises(CheckpointError, match=rf"1 {how}: {name}"):
-        load_univfd(saved(tmp_path / "fc.pth", head), tmp_path / "clip")
+    with pytest.raises(CheckpointError, match=rf"1 {how}: (backbone|head)\.{name}"):
+        UnivfdDetector.load(saved(tmp_path / "fc.pth", head), backbone_folder=tmp_path / "clip")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_another_clip(tmp_path: Path, change: dict[str, Any], said: str) -> None
     values = json.loads((CLIP / "config.json").read_text()) | change
     (tmp_path / "clip" / "config.json").write_text(json.dumps(values))
     with pytest.raises(CheckpointError, match=said):
-        load_univfd(HEAD, tmp_path / "clip")
+        UnivfdDetector.load(HEAD, backbone_folder=tmp_path / "clip")
 
 
 def test_files_that_are_not_there_or_damaged(tmp_path: Path) -> None:
@@ -215,18 +215,18 @@ def test_files_that_are_not_there_or_damaged(tmp_path: Path) -> None:
         (HEAD, tmp_path / "empty", "no config.json in .*openai/clip-vit-large-patch14"),
     ):
         with pytest.raises(CheckpointError, match=said):
-            load_univfd(head, clip)
+            UnivfdDetector.load(head, backbone_folder=clip)
 
 
 def test_the_table_of_detectors() -> None:
-    by_name = load_baseline("univfd", HEAD, backbone_folder=CLIP)
-    assert isinstance(by_name, BASELINES["univfd"].detector)
-    with pytest.raises(ConfigError, match=r"'univfb'. Did you mean univfd\? Known: univfd, dda, bfree"):
-        load_baseline("univfb", HEAD)
-    with pytest.raises(ConfigError, match=r"univfd: the backbone's folder is missing\. Expected fc_weights\.pth"):
-        load_baseline("univfd", HEAD)
-    with pytest.raises(ConfigError, match="dda: the backbone's folder is not asked for"):
-        load_baseline("dda", HEAD, backbone_folder=CLIP)
+    by_name = load_detector(HEAD, detector="univfd", backbone_folder=CLIP)
+    assert isinstance(by_name, UnivfdDetector)
+    with pytest.raises(ConfigError, match=r"'univfb'. Did you mean univfd\? Known: .*dda"):
+        load_detector(HEAD, detector="univfb")
+    with pytest.raises(ConfigError, match=r"backbone_folder: detector=univfd wants one\. Expected fc_weights\.pth"):
+        load_detector(HEAD, detector="univfd")
+    with pytest.raises(ConfigError, match="backbone_folder: detector=dda has no such setting"):
+        load_detector(HEAD, detector="dda", backbone_folder=CLIP)
 
 
 def test_sizes() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mirror_pl.images import PreprocessSpec, decode, preprocess
-from mirror_pl.images.preprocess import centre_crop, shrink_short_side
+from mirror_pl.images.preprocess import resized_size
 
 SPEC = PreprocessSpec()
 
@@ -56,7 +56,7 @@ def half_to_even(value: Fraction) -> int:
 @settings(max_examples=150, deadline=None)
 def test_centre_crop_follows_the_rules_of_torchvision(width: int, height: int) -> None:
     """Too small a side: padded, the smaller half of the padding first. Otherwise: origin (side - crop) / 2, to even."""
-    cropped = np.array(centre_crop(coordinates(width, height), 224))
+    cropped = preprocess(coordinates(width, height), "", PreprocessSpec(max_short_side_px=None))
     for axis, side in ((1, width), (0, height)):
         line = cropped[..., 0].max(axis=0) if axis == 1 else cropped[..., 1].max(axis=1)
         expected = np.zeros(224, int)
@@ -72,20 +72,10 @@ def test_centre_crop_follows_the_rules_of_torchvision(width: int, height: int) -
 @given(st.integers(1, 3000), st.integers(1, 3000))
 @settings(max_examples=100, deadline=None)
 def test_short_side_is_resized_only_when_over_the_limit(width: int, height: int) -> None:
-    class Size:  # resizing itself is Pillow's; only what is asked of it is ours
-        size = (width, height)
-
-        def resize(self, size: tuple[int, int], filter: int) -> tuple[tuple[int, int], int]:
-            return size, filter
-
-    image = Size()
-    short = min(width, height)
-    if short <= 512:
-        assert shrink_short_side(image, 512) is image
-    else:
-        expected = tuple(half_to_even(Fraction(side * 512, short)) for side in (width, height))
-        assert shrink_short_side(image, 512) == (expected, Image.Resampling.BICUBIC)
-    assert shrink_short_side(image, None) is image
+    size, short = (width, height), min(width, height)
+    expected = size if short <= 512 else tuple(half_to_even(Fraction(side * 512, short)) for side in size)
+    assert resized_size(size, SPEC) == expected  # resizing itself is Pillow's
+    assert resized_size(size, PreprocessSpec(max_short_side_px=None)) == size
 
 
 @pytest.mark.parametrize(("suffix", "aligned"), [(".png", True), (".BMP", True), (".jpg", False), (".webp", False)])

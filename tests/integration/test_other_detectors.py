@@ -19,9 +19,8 @@ from sweeps import Call
 
 from mirror_pl.config.command import compose
 from mirror_pl.detectors import load_detector
-from mirror_pl.detectors.baselines import load_baseline
+from mirror_pl.detectors.baseline import Baseline
 from mirror_pl.detectors.checkpoint.names import is_adapter, our_name
-from mirror_pl.detectors.linear_detector import LinearDetector
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.jobs import convert as conversion
 from mirror_pl.jobs import eval as evaluation
@@ -223,7 +222,7 @@ def test_each_is_trained_further(name: str, weights: Path, tmp_path: Path) -> No
     ]  # fmt: skip
     training.run(compose("train", settings))
     before = _loaded(name, weights, weights / start)
-    after = load_baseline(name, output / "last.ckpt", merge=False)
+    after = load_detector(output / "last.ckpt", detector=name, merge=False)
     was, now = ({our_name(n): t for n, t in d.state_dict().items()} for d in (before, after))
     changed = {key for key in was if not torch.equal(was[key], now[key])}
     assert {"head.weight", "head.bias"} <= changed
@@ -232,7 +231,7 @@ def test_each_is_trained_further(name: str, weights: Path, tmp_path: Path) -> No
     assert adapters
     assert all(bool(now[key].any()) for key in adapters)
     pictures = sorted(data.rglob("*.png"))[:3]
-    merged = load_baseline(name, output / "last.ckpt")
+    merged = load_detector(output / "last.ckpt", detector=name)
     assert type(merged) is type(after)
     torch.testing.assert_close(logits_of(merged, pictures), logits_of(after, pictures), rtol=1e-4, atol=1e-4)
     module = DetectorModule.load_from_checkpoint(output / "last.ckpt")
@@ -249,7 +248,7 @@ def test_each_is_trained_further(name: str, weights: Path, tmp_path: Path) -> No
         load_detector(output / "last.ckpt")
     other = NAMES[NAMES.index(name) - 1]
     with pytest.raises(CheckpointError, match=f"holds another detector; give detector={name}"):
-        load_baseline(other, output / "last.ckpt")
+        load_detector(output / "last.ckpt", detector=other)
     # And further still: a file of ours is a start like the published one.
     training.run(
         compose("train", [*settings, f"checkpoint={output}/last.ckpt", f"output_dir={tmp_path}/again", "phase.epochs=1"])
@@ -268,10 +267,10 @@ def _images(folder: Path) -> Path:
     return folder / "images"
 
 
-def _loaded(name: str, weights: Path, start: Path) -> LinearDetector:
+def _loaded(name: str, weights: Path, start: Path) -> Baseline:
     size = {} if name == "univfd" else {"size": BaselineSet(name).size}
     folder = {"backbone_folder": weights / "clip-vit-large-patch14"} if name == "univfd" else {}
-    return load_baseline(name, start, merge=False, **size, **folder)
+    return load_detector(start, detector=name, merge=False, **size, **folder)
 
 
 @pytest.mark.parametrize(
@@ -288,9 +287,9 @@ def _loaded(name: str, weights: Path, start: Path) -> LinearDetector:
 def test_a_damaged_description(weights: Path, tmp_path: Path, change: dict[str, object], message: str) -> None:
     detector = _loaded("dda", weights, weights / "DDA_ckpt.pth")
     save_checkpoint(tmp_path / "x.ckpt", detector, backbone=None, training={})
-    assert load_baseline("dda", tmp_path / "x.ckpt").lora is None
+    assert load_detector(tmp_path / "x.ckpt", detector="dda").lora is None
     content = torch.load(tmp_path / "x.ckpt", weights_only=True)
     content["mirror_pl"]["detector"] |= change
     torch.save(content, tmp_path / "y.ckpt")
     with pytest.raises(CheckpointError, match=message):
-        load_baseline("dda", tmp_path / "y.ckpt")
+        load_detector(tmp_path / "y.ckpt", detector="dda")

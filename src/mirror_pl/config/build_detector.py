@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any
 from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, DetectorSettings, ScoringSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import read_backbone_folder
-from mirror_pl.detectors.baselines import BASELINES, holds_all, load_baseline
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source, calibration_for
-from mirror_pl.detectors.detector_config import from_mapping
 from mirror_pl.detectors.known_backbones import known_backbone
-from mirror_pl.detectors.linear_detector import LinearDetector, VitSize
+from mirror_pl.detectors.registry import detector_class, needs_backbone, settings_of, trained_file
 from mirror_pl.detectors.variants import variant_name
-from mirror_pl.errors import CheckpointError, ConfigError
+from mirror_pl.errors import CheckpointError, ConfigError, nearest
 from mirror_pl.files import kept_sha256, path_state
 from mirror_pl.images import Condition, condition_of
 from mirror_pl.locate import miniature_dir
@@ -34,15 +32,28 @@ def checkpoint_of(settings: CheckpointSettings) -> str:
         ConfigError: If there is none, or a setting is given that the detector does not have.
         CheckpointError: If it is another detector's than MIRROR, and not there.
     """
-    if settings.detector.name in BASELINES:
-        check_baseline(settings)
-    if settings.checkpoint is None:
+    kind = kind_of_detector(settings)
+    for option in settings.detector.options:
+        if option not in (known := settings_of(kind)):
+            raise ConfigError(f"detector.{option}: {kind.__name__} has no such setting.{nearest(option, known)}")
+    if kind is not MirrorDetector:
+        _check_files(settings, kind)
+    elif settings.checkpoint is None:
         weights = f"there are no published weights for backbone={settings.backbone.name}"
         raise ConfigError(
             f"checkpoint: none was given{f', and {weights}' if settings.backbone.name else ''}; give "
             "checkpoint=FILE_OR_FOLDER, or backbone=dinov3_hplus for the published weights"
         )
-    return settings.checkpoint
+    return str(settings.checkpoint)
+
+
+def kind_of_detector(settings: CheckpointSettings) -> type[Detector]:
+    """Return the class of the detector that ``detector=`` or ``detector._target_=`` chose.
+
+    Raises:
+        ConfigError: As `detector_class`.
+    """
+    return detector_class(settings.detector.target or settings.detector.name, settings.trusted)
 
 
 def build_backbone(settings: BackboneSettings) -> BackboneConfig | None:
@@ -65,11 +76,14 @@ def backbone_weights(settings: CheckpointSettings) -> BackboneSource | None:
         CheckpointError: If they cannot be read.
     """
     folder = backbone_folder(settings.backbone)
-    if settings.detector.name not in BASELINES:
+    if kind_of_detector(settings) is MirrorDetector:
         return backbone_source(checkpoint_of(settings), folder)
-    if folder is None or holds_all(Path(checkpoint_of(settings))):
+    if folder is None or trained_file(Path(checkpoint_of(settings))) is not None:
         return None
-    return BackboneSource.of(folder) if folder.is_dir() else BackboneSource(folder.resolve(), kept_sha256(folder))
+    if folder.is_dir() and any(folder.glob("*.safetensors")):
+        return BackboneSource.of(folder)
+    described = folder / "config.json" if folder.is_dir() else folder  # of a backbone whose weights are in the checkpoint
+    return BackboneSource(folder.resolve(), kept_sha256(described))
 
 
 def build_policy(settings: DetectorSettings) -> CropPolicy:
@@ -78,8 +92,7 @@ def build_policy(settings: DetectorSettings) -> CropPolicy:
     Raises:
         ConfigError: If a setting is none of those there are, or out of range.
     """
-    baseline = BASELINES.get(settings.detector.name)
-    published = MirrorDetector.protocol if baseline is None else baseline.detector.protocol
+    published = kind_of_detector(settings).protocol
     return CropPolicy(settings.crops or published.crops, settings.aggregate, settings.aggregate_of, settings.top_fraction)
 
 
@@ -123,13 +136,13 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
     Raises:
         ConfigError: If there is no checkpoint to load, or it is of another variant than was named, or the calibration is
             another detector's.
-        CheckpointError: As `load_detector` and `load_baseline`.
+        CheckpointError: As `load_detector`.
     """
     global _kept
     checkpoint = checkpoint_of(settings)
     kept, _kept = _kept, None
-    is_baseline = settings.detector.name in BASELINES
-    backbone = None if is_baseline else build_backbone(settings.backbone)
+    is_mirror = kind_of_detector(settings) is MirrorDetector
+    backbone = build_backbone(settings.backbone) if is_mirror else None
     # With its hash, where the checkpoint holds no backbone weights.
     source = backbone_weights(settings)
     paths = [None if path is None else Path(path).resolve() for path in (checkpoint, settings.memory_path)]
@@ -143,7 +156,7 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
     if kept is not None:
         del kept
         gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
-    detector = build_baseline(settings) if is_baseline else _mirror(settings, backbone)
+    detector = _mirror(settings, backbone) if is_mirror else loaded(settings)
     if settings.compile:
         detector.backbone.compile()
     _kept = _Kept(request, _tensors_of(detector), detector)
@@ -179,45 +192,56 @@ def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> Mirr
     return detector
 
 
-def build_baseline(settings: CheckpointSettings, merge: bool = True) -> LinearDetector:
-    """Load one of `BASELINES`.
+def loaded(settings: CheckpointSettings, merge: bool = True) -> Detector:
+    """Load a detector with the settings that its class takes.
 
     Raises:
-        ConfigError, CheckpointError: As `load_baseline`.
+        ConfigError, CheckpointError: As `load_detector`.
     """
-    size = settings.detector.size
-    return load_baseline(
-        settings.detector.name,
-        checkpoint_of(settings),
-        backbone_folder=backbone_folder(settings.backbone),
-        merge=merge and settings.detector.merge_lora,
-        size=None if size is None else from_mapping(VitSize, size, "detector.size"),
-    )
+    kind = kind_of_detector(settings)
+    given = _given(settings)
+    if "merge" in settings_of(kind):
+        given["merge"] = merge and settings.detector.merge_lora
+    return load_detector(checkpoint_of(settings), detector=kind, **given)
 
 
-def check_baseline(settings: CheckpointSettings) -> None:
-    """Refuse what is MIRROR's alone, and say which files the detector wants.
+def _given(settings: CheckpointSettings) -> dict[str, Any]:
+    """Return what was given of the settings that a detector's `load` may take, by the names it has there."""
+    values = {
+        "backbone_folder": settings.backbone.path,
+        "memory_path": settings.memory_path,
+        "size": settings.detector.size,
+        **settings.detector.options,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _check_files(settings: CheckpointSettings, kind: type[Detector]) -> None:
+    """Refuse settings that a detector does not have, and say which files it wants.
 
     Raises:
         ConfigError, CheckpointError: See above.
     """
-    name = settings.detector.name
-    wanted = f"detector={name} wants {BASELINES[name].files} (docs/other-detectors.md)"
+    name = settings.detector.target or settings.detector.name
+    wanted = f"detector={name} wants {kind.files} (docs/other-detectors.md)"
     if settings.checkpoint is None or not Path(settings.checkpoint).exists():
         where = f"{settings.checkpoint} does not exist" if settings.checkpoint else "not given"
         raise CheckpointError(
             f"checkpoint: {where}. {wanted}; give checkpoint=..., or paths.checkpoints=FOLDER of its files"
         )
-    wants_backbone = BASELINES[name].needs_backbone and not holds_all(Path(settings.checkpoint))
-    if wants_backbone and (settings.backbone.path is None or not Path(settings.backbone.path).exists()):
-        where = f"{settings.backbone.path} does not exist" if settings.backbone.path else "not given"
+    path = settings.backbone.path
+    if needs_backbone(kind) and not (path and Path(path).exists()) and trained_file(Path(settings.checkpoint)) is None:
+        where = f"{path} does not exist" if path else "not given"
         raise CheckpointError(f"backbone.path: {where}. {wanted}; give backbone.path=..., or paths.checkpoints=FOLDER")
-    if not BASELINES[name].needs_backbone and settings.backbone.path is not None:
+    known = settings_of(kind)
+    if path is not None and "backbone_folder" not in known:
         raise ConfigError(f"backbone.path: detector={name} has its backbone in its checkpoint; leave backbone.path out")
-    if settings.memory_path is not None:
+    if settings.memory_path is not None and "memory_path" not in known:
         raise ConfigError(f"memory_path: detector={name} has no memory bank; leave memory_path out")
     if settings.backbone.name is not None:
         raise ConfigError(f"backbone={settings.backbone.name}: detector={name} has its own; leave backbone out")
+    if settings.detector.size is not None and "size" not in known:
+        raise ConfigError(f"detector.size: detector={name} has no sizes to choose; leave detector.size out")
 
 
 def _tensors_of(detector: Detector) -> dict[str, tuple[torch.dtype, torch.Size]]:

@@ -43,10 +43,16 @@ class BackboneSettings(Settings):
 class LoadSettings(Settings):
     """Which detector is expected, and how it is loaded."""
 
-    model_config = ConfigDict(extra="ignore")  # an option may bring a checkpoint, and a head to train
+    model_config = ConfigDict(extra="allow")  # what a detector's class takes besides
     name: str
     merge_lora: bool
     size: dict[str, int] | None = None
+    target: Annotated[str | None, Field(alias="_target_", pattern=r"^\w+(\.\w+)+$")] = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Further settings, which the detector's class must have; checkpoint and head are read elsewhere."""
+        return {name: value for name, value in (self.model_extra or {}).items() if name not in ("checkpoint", "head")}
 
 
 class CheckpointSettings(Settings):
@@ -56,6 +62,12 @@ class CheckpointSettings(Settings):
     detector: LoadSettings
     checkpoint: str | None
     memory_path: str | None
+    trust: str | list[str] | None
+
+    @property
+    def trusted(self) -> list[str]:
+        """Packages that a detector's class may be imported from."""
+        return [self.trust] if isinstance(self.trust, str) else self.trust or []
 
 
 class DetectorSettings(CheckpointSettings):

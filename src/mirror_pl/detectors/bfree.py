@@ -14,9 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.aggregation import CropPolicy
-from mirror_pl.detectors.checkpoint.names import from_original_names, live_names, our_name
+from mirror_pl.detectors.baseline import (
+    AskedSize,
+    Baseline,
+    VitSize,
+    asked_size,
+    assembled,
+    check_depth,
+    check_fit,
+    tensor_shapes,
+)
+from mirror_pl.detectors.checkpoint.names import from_original_names
 from mirror_pl.detectors.checkpoint.read import read_checkpoint
-from mirror_pl.detectors.linear_detector import LinearDetector, VitSize, check_depth, check_fit, filled
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import CheckpointError, shown
 from mirror_pl.files import read_yaml
@@ -58,7 +67,7 @@ class RegisterBackbone(nn.Module):
         return self.model(pixel_values=pixels).last_hidden_state[:, 0]
 
 
-class BfreeDetector(LinearDetector):
+class BfreeDetector(Baseline):
     """B-Free as published; what it scores are windows, and `protocol` makes an image's logit of those of its five.
 
     Args:
@@ -68,10 +77,11 @@ class BfreeDetector(LinearDetector):
     title = "B-Free"
     licence = "code and weights by GRIP-UNINA, for non-profit use only; DINOv2, which they are built on, Apache-2.0"
     restricted = True
+    files = "the folder BFREE_dino2reg4, of config.yaml and model_epoch_best.pth"
     protocol: ClassVar[CropPolicy] = WINDOWS
 
     def __init__(self, size: VitSize = VIT_B) -> None:
-        super().__init__(SPEC, RegisterBackbone(size), size, size.width)
+        super().__init__(SPEC, RegisterBackbone(size), nn.Linear(size.width, 1), size=size)
 
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the CLS token ``(B, D)`` of normalised pixels ``(B, 3, 504, 504)``."""
@@ -85,6 +95,44 @@ class BfreeDetector(LinearDetector):
         return Verdict(
             verdict.logit[place], verdict.p_fake[place], {name: value[place] for name, value in verdict.evidence.items()}
         )
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        size: AskedSize = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> BfreeDetector:
+        """Load the published ``BFREE_dino2reg4``.
+
+        Weights stay mapped from the file until they are used; it must not be written to meanwhile.
+
+        Args:
+            checkpoint: The folder of ``config.yaml`` and ``model_epoch_best.pth``, or the latter; a config beside it must
+                then be that of this detector.
+            size: Of its backbone, which it does not carry.
+            device: Where its tensors are put, whichever device it was saved from.
+            dtype: Of the backbone's weights; the linear layer is float32 always.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged, unsafe or of another detector, or any tensor is missing,
+                unexpected or of the wrong shape.
+        """
+        path, size = _weights_of(Path(checkpoint)), asked_size(size, VIT_B)
+        tensors = from_original_names(read_checkpoint(path).tensors)
+        what = f"B-Free (DINOv2 with patch {PATCH_PX} and {REGISTERS} registers, {size})"
+        check_depth(tensors, cls.layers, size.depth, path, what)
+        with torch.device("meta"):
+            shapes = tensor_shapes(cls(size))
+        mask_token = shapes.pop(_MASK)  # for training: no window is masked, and timm has none
+        shapes[_TABLE] = torch.Size((1, (SPEC.crop_px // PATCH_PX) ** 2, size.width))
+        check_fit(tensors, shapes, path, what)
+        tensors[_MASK] = torch.zeros(mask_token)
+        # Patches have positions, the class token and the registers have none; adding zero changes nothing.
+        tensors[_TABLE] = torch.cat([torch.zeros(1, 1, size.width), tensors[_TABLE].float()], dim=1)
+        return assembled(lambda: cls(size), tensors, path, what, device, dtype)
 
 
 def distinct_windows(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -114,46 +162,6 @@ def distinct_windows(pixels: Tensor) -> tuple[Tensor, Tensor]:
         torch.tensor(kept, device=pixels.device),
         torch.tensor([position[window] for window in range(number)], device=pixels.device),
     )
-
-
-def load_bfree(
-    checkpoint: str | Path,
-    *,
-    size: VitSize = VIT_B,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> BfreeDetector:
-    """Load the published ``BFREE_dino2reg4``.
-
-    Weights stay mapped from the file until they are used, as with `load_detector`; it must not be written to meanwhile.
-
-    Args:
-        checkpoint: The folder of ``config.yaml`` and ``model_epoch_best.pth``, or the latter; a config beside it must then
-            be that of this detector.
-        size: Of its backbone, which it does not carry.
-        device: Where its tensors are put, whichever device it was saved from.
-        dtype: Of the backbone's weights; the linear layer is float32 always.
-
-    Raises:
-        CheckpointError: If a file is missing, damaged, unsafe or of another detector, or any tensor is missing, unexpected
-            or of the wrong shape.
-    """
-    path = _weights_of(Path(checkpoint))
-    tensors = from_original_names(read_checkpoint(path).tensors)
-    what = f"B-Free (DINOv2 with patch {PATCH_PX} and {REGISTERS} registers, {size})"
-    check_depth(tensors, "backbone.layers.", size, path, what)
-    with torch.device("meta"):
-        detector = BfreeDetector(size)
-    shapes = {our_name(name): tensor.shape for name, tensor in detector.state_dict().items()}
-    mask_token = shapes.pop(_MASK)  # for training: no window is masked, and timm has none
-    shapes = {name: shape for name, shape in shapes.items() if not name.startswith("normalise.")}
-    shapes[_TABLE] = torch.Size((1, (SPEC.crop_px // PATCH_PX) ** 2, size.width))
-    check_fit(tensors, shapes, path, what)
-    tensors[_MASK] = torch.zeros(mask_token)
-    # Patches have positions, the class token and the registers have none; adding zero changes nothing.
-    tensors[_TABLE] = torch.cat([torch.zeros(1, 1, size.width), tensors[_TABLE].float()], dim=1)
-    live = live_names(detector)
-    return filled(detector, {live[name]: tensor for name, tensor in tensors.items()}, device, dtype)
 
 
 _TABLE = "backbone.embeddings.position_embeddings"

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
-from typing import Any, ClassVar, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,14 @@ from mirror_pl.calibration import Calibration
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.detectors.verdict import Prediction, Verdict
+from mirror_pl.errors import CheckpointError
 from mirror_pl.images.pictures import Picture, prepare
 from mirror_pl.images.spec import PreprocessSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from mirror_pl.detectors.checkpoint.read import RawCheckpoint
 
 DEVICE_TURN = threading.RLock()
 """For devices other than a CPU: how a GPU multiplies is a setting of the process, which threads must not change in turns."""
@@ -26,13 +33,23 @@ DEVICE_TURN = threading.RLock()
 class Detector(nn.Module, ABC):
     """Base of all detectors; a subclass implements `score` and owns a `spec`.
 
+    A package registers its detectors as entry points of the group ``mirror_pl.detectors``; docs/adding-a-detector.md.
+
     Attributes:
+        title: Its name in print; unique.
+        licence: Of code and weights, in one line.
+        restricted: Whether that licence keeps some users from using it.
+        files: What its checkpoint is, in one line.
         protocol: Which crops its published evaluation looks at, and how they become one score.
         calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
             `forward` returns is its own.
         backbone: The part that nearly all the time goes to, and that ``compile=true`` compiles.
     """
 
+    title: ClassVar[str] = ""
+    licence: ClassVar[str] = "not said"
+    restricted: ClassVar[bool] = False
+    files: ClassVar[str] = "its checkpoint"
     protocol: ClassVar[CropPolicy] = CropPolicy()
     backbone: nn.Module
     calibration: Calibration | None = None
@@ -41,10 +58,44 @@ class Detector(nn.Module, ABC):
         super().__init__()
         self.spec = spec
 
+    @classmethod
+    def load(cls, checkpoint: str | Path, *args: Any, **settings: Any) -> Self:
+        """Load it from its published file, in eval mode; a subclass says by its parameters which settings it has.
+
+        A parameter is a setting: ``detector.X=...`` of the command line is its ``X``. Four have settings of their own:
+        `backbone_folder` (``backbone.path``), `memory_path`, `merge` (``detector.merge_lora``) and `size`.
+
+        Args:
+            checkpoint: As `files` says.
+            args: None; settings are named.
+            settings: Of the subclass; of every one, ``device``, where its tensors are put, and ``dtype``, of the backbone's
+                weights.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged, unsafe or of another kind, or any tensor does not fit.
+        """
+        del checkpoint, args, settings
+        raise NotImplementedError(f"{cls.__name__} must have a classmethod load")
+
+    @classmethod
+    def rebuilt(cls, trained: RawCheckpoint, *args: Any, **settings: Any) -> Self:
+        """Load it from a file of our training, which carries what `rebuilt_from` returned.
+
+        Args:
+            trained: The file.
+            args: None; settings are named.
+            settings: ``merge``, ``device`` and ``dtype``, as of `load`.
+
+        Raises:
+            CheckpointError: As `load`.
+        """
+        del args, settings
+        raise CheckpointError(f"checkpoint: {trained.path} holds {cls.title}, which cannot be rebuilt from it")
+
     @property
     def name(self) -> str:
         """What it is called in reports: among the published numbers, where it has any there."""
-        return type(self).__name__
+        return self.title or type(self).__name__
 
     def description(self) -> dict[str, Any]:
         """Return what it is, in plain values, for records: ``name``, ``preprocess``, and what else its kind has."""

@@ -187,8 +187,6 @@ class DetectorConfig:
 
     def __post_init__(self) -> None:
         check_bounds("the preprocessing", self.preprocess, align_quality=(1, 100))
-        if self.preprocess.max_short_side_px is not None:
-            check_bounds("the preprocessing", self.preprocess, max_short_side_px=(1, 2**16))
         if self.preprocess.crop_px < self.backbone.patch_px:
             raise ConfigError(
                 f"crop_px of the preprocessing must be at least the backbone's patch, {self.backbone.patch_px}, got "

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.backbone import Backbone, Features
 from mirror_pl.detectors.contract import DEVICE_TURN, Detector
-from mirror_pl.detectors.detector_config import DetectorConfig, LoraConfig
+from mirror_pl.detectors.detector_config import BackboneConfig, DetectorConfig, LoraConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.maps import TokenMaps, token_maps
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
+from mirror_pl.detectors.normalise import Normalise
 from mirror_pl.detectors.variants import detector_name
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError
@@ -24,22 +26,6 @@ from mirror_pl.images.decode import UndecodableImageError
 from mirror_pl.images.pictures import Picture, prepare
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.retrieval import TokenEvidence
-
-
-class Normalise(nn.Module):
-    """Subtract the mean and divide by the std of each channel; part of the detector, as in the published weights."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Normalise ``(B, 3, H, W)`` pixels in [0, 1]."""
-        return (pixels - self.mean).div_(self.std)
 
 
 class Judgement(NamedTuple):
@@ -62,6 +48,8 @@ class MirrorDetector(Detector):
     ``mean_residual`` ``(B, D)``.
     """
 
+    title = "MIRROR"
+    files = "checkpoint-h-cur.pth, a folder of mirror_pl.convert, or a .ckpt of our training"
     backbone: Backbone
 
     def __init__(self, config: DetectorConfig) -> None:
@@ -75,6 +63,54 @@ class MirrorDetector(Detector):
         if config.memory_bank is not None:
             self.memory_bank = MemoryBank(width, config.memory_bank)
         self.head = DualBranchHead(width, config.head)
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        backbone: BackboneConfig | None = None,
+        backbone_folder: str | Path | None = None,
+        memory_path: str | Path | None = None,
+        merge: bool = True,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> MirrorDetector:
+        """Rebuild a detector from its file, in eval mode.
+
+        Weights stay mapped from the file as long as nothing about them changes, and are read when first used; the file must
+        not be written to in the meantime. Other ones go to their device and dtype tensor by tensor, without a second copy.
+
+        Args:
+            checkpoint: A published Phase-2 file (``checkpoint-h-cur.pth``, any envelope, either layout of transformers), a
+                folder written by ``mirror_pl.convert``, or a file of this project's training (``.ckpt``). "miniature", where
+                there is nothing of that name, is the small detector that is shipped with the package.
+            backbone: Its architecture. Needed only where the file does not carry its own and its shapes are those of no
+                known backbone; where given, it must agree with the file.
+            backbone_folder: The Hugging Face folder of the backbone. A file that training wrote without the frozen weights
+                takes them from it, or, where it is None, from where they were then; they must be the same. For any other
+                file, it gives the architecture.
+            memory_path: A published Phase-1 file. A Phase-2 file holds the bank already; then the two must be equal.
+            merge: Fold LoRA into the weights it adapts, which is faster and changes scores by float rounding only.
+            device: Where its tensors are put.
+            dtype: Of the backbone's weights. Bank, head and normalisation are float32 always: they compute in it.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged, unsafe or of another kind; if the backbone's weights are not
+                those the file was written with; or if any tensor is missing, unexpected or of the wrong shape, with its name
+                and the backbone the file looks like.
+        """
+        from mirror_pl.detectors.checkpoint.load import load_mirror  # which builds this class
+
+        return load_mirror(
+            checkpoint,
+            backbone=backbone,
+            backbone_folder=backbone_folder,
+            memory_path=memory_path,
+            merge=merge,
+            device=device,
+            dtype=dtype,
+        )
 
     @property
     def name(self) -> str:

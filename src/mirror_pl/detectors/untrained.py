@@ -11,7 +11,8 @@ from mirror_pl.detectors.detector_config import DetectorConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
 from mirror_pl.detectors.memory_bank import MemoryBank
-from mirror_pl.detectors.mirror import MirrorDetector, Normalise
+from mirror_pl.detectors.mirror import MirrorDetector
+from mirror_pl.detectors.normalise import Normalise
 from mirror_pl.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mirror_pl.errors import ConfigError, nearest
 from mirror_pl.images.decode import UndecodableImageError
-from mirror_pl.images.preprocess import align_format, crop_origin, scaled_size
+from mirror_pl.images.preprocess import align_format, crop_origin, resized, resized_size
 from mirror_pl.images.spec import PreprocessSpec
 
 Size = tuple[int, int]
@@ -94,7 +94,7 @@ def cut(image: Image.Image, suffix: str, spec: PreprocessSpec, plan: tuple[Crop,
             found[number] = found[number - 1]
             continue
         if crop.resized not in sizes:
-            sizes[crop.resized] = image.resize(crop.resized, Image.Resampling.BICUBIC)
+            sizes[crop.resized] = resized(image, crop.resized, spec.resample)
         square = _square(sizes[crop.resized], crop)
         if spec.aligns(suffix):
             square = align_format(square, spec.align_quality)
@@ -111,28 +111,23 @@ def _square(image: Image.Image, crop: Crop) -> Image.Image:
     return image.crop((crop.left, crop.top, crop.left + crop.side, crop.top + crop.side))
 
 
-def _shrunk(size: Size, spec: PreprocessSpec) -> Size:
-    """Return the size that the recipe brings an image to."""
-    limit = spec.max_short_side_px
-    return size if limit is None or min(size) <= limit else scaled_size(size, limit)
-
-
-def _central(size: Size, side: int) -> Crop:
-    return Crop(size, crop_origin(size[0], side), crop_origin(size[1], side), side)
+def _central(size: Size, spec: PreprocessSpec) -> Crop:
+    left, top = (crop_origin(side, spec.crop_px, spec.crop_from) for side in size)
+    return Crop(size, left, top, spec.crop_px)
 
 
 def _center(size: Size, spec: PreprocessSpec) -> tuple[Crop, ...]:
-    return (_central(_shrunk(size, spec), spec.crop_px),)
+    return (_central(resized_size(size, spec), spec),)
 
 
 def _native(size: Size, spec: PreprocessSpec) -> tuple[Crop, ...]:
-    return (_central(size, spec.crop_px),)
+    return (_central(size, spec),)
 
 
 def _multiscale(size: Size, spec: PreprocessSpec) -> tuple[Crop, ...]:
-    shrunk = _shrunk(size, spec)
+    shrunk = resized_size(size, spec)
     sizes = [shrunk if scale == 1 else tuple(max(1, round(side * scale)) for side in shrunk) for scale in SCALES]
-    return tuple(_central((width, height), spec.crop_px) for width, height in sizes)
+    return tuple(_central((width, height), spec) for width, height in sizes)
 
 
 def _origins(side: int, crop: int, count: int) -> list[int]:
@@ -144,7 +139,7 @@ def _origins(side: int, crop: int, count: int) -> list[int]:
 
 def _grid(count: int) -> Callable[[Size, PreprocessSpec], tuple[Crop, ...]]:
     def plan(size: Size, spec: PreprocessSpec) -> tuple[Crop, ...]:
-        shrunk, side = _shrunk(size, spec), spec.crop_px
+        shrunk, side = resized_size(size, spec), spec.crop_px
         across, down = (_origins(length, side, count) for length in shrunk)
         return tuple(Crop(shrunk, left, top, side) for top in down for left in across)
 
@@ -163,7 +158,7 @@ def _windows(size: Size, spec: PreprocessSpec) -> tuple[Crop, ...]:
     at. If *either* side has too few patches, the map is repeated and cut along *both*, so that of a long side only the
     beginning is seen, five times.
     """
-    shrunk, side, step = _shrunk(size, spec), spec.crop_px, WINDOW_STEP_PX
+    shrunk, side, step = resized_size(size, spec), spec.crop_px, WINDOW_STEP_PX
     if min(shrunk) < step:
         raise UndecodableImageError(f"smaller than {step} px: {shrunk[0]} x {shrunk[1]}")
     if min(shrunk) < side:

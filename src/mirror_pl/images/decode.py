@@ -15,6 +15,8 @@ from typing import Final
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from mirror_pl.images.opencv import opencv_rgb
+from mirror_pl.images.spec import Decoder
 from mirror_pl.sources.source import ImageSource
 
 IMAGE_SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
@@ -40,8 +42,11 @@ class UndecodableImageError(Exception):
     """The file holds no image that can be read; the message is the reason, in one line."""
 
 
-def decode(source: Path | ImageSource | bytes) -> DecodedImage:
+def decode(source: Path | ImageSource | bytes, decoder: Decoder = "pillow") -> DecodedImage:
     """Decode an image to RGB, as the published code does: EXIF orientation not applied, alpha dropped.
+
+    With the decoder ``opencv``, the pixels are those that OpenCV makes of the file (see `opencv_rgb`); Pillow reads it in
+    either case.
 
     A file that is damaged or ends early is decoded as far as it goes, and marked. The format is told by the content; formats
     that Pillow hands to another program (EPS to Ghostscript) are not read.
@@ -56,14 +61,14 @@ def decode(source: Path | ImageSource | bytes) -> DecodedImage:
         content = encoded(source)
         try:
             with _truncation.refused():
-                return _to_rgb(content)
+                return _to_rgb(content, decoder)
         except Image.DecompressionBombError:
             raise
         except Exception as error:  # Pillow's plugins raise almost anything on malformed input
             flaw = _one_line(error)
         # Only here, out of the except clause, is the image that the error's frames held free.
         with _truncation.allowed():
-            return replace(_to_rgb(content), flaw=flaw)
+            return replace(_to_rgb(content, decoder), flaw=flaw)
     except UndecodableImageError:
         raise
     except Exception as error:
@@ -117,11 +122,17 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}"
 
 
-def _to_rgb(content: Path | BytesIO) -> DecodedImage:
+def _to_rgb(content: Path | BytesIO, decoder: Decoder) -> DecodedImage:
     with Image.open(content, formats=readable_formats()) as image:
         image.load()
-        # Converting would copy one that is RGB already.
-        return DecodedImage(image if image.mode == "RGB" else image.convert("RGB"), "", image.format or "")
+        return DecodedImage(as_rgb(image, decoder), "", image.format or "")
+
+
+def as_rgb(image: Image.Image, decoder: Decoder) -> Image.Image:
+    """Return an image in mode RGB, by the rules of a decoder; itself where nothing is to be done."""
+    if decoder == "opencv":
+        return opencv_rgb(image)
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy one that is RGB already
 
 
 @cache

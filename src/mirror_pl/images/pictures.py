@@ -13,8 +13,8 @@ from PIL import Image
 
 from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.images.crops import Crop, cut, plan_crops
-from mirror_pl.images.decode import UndecodableImageError, decode
-from mirror_pl.images.spec import PreprocessSpec
+from mirror_pl.images.decode import UndecodableImageError, as_rgb, decode
+from mirror_pl.images.spec import Decoder, PreprocessSpec
 from mirror_pl.sources.source import ImageSource
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def prepare_each(
     under that condition.
     """
     try:
-        opened = _opened(picture, suffix)
+        opened = _opened(picture, suffix, spec.decoder)
     except UndecodableImageError as error:
         return [PreparedPicture(None, status="undecodable", reason=str(error))] * len(conditions)
     return [_under(condition, opened, spec, crops, image_id) for condition in conditions]
@@ -101,11 +101,11 @@ class _Opened(NamedTuple):
     flaw: str
 
 
-def _opened(picture: Picture, suffix: str | None) -> _Opened:
+def _opened(picture: Picture, suffix: str | None, decoder: Decoder) -> _Opened:
     """Decode a picture, and say which suffix its format alignment goes by."""
     if isinstance(picture, str | Path | ImageSource | bytes):
         source = Path(picture) if isinstance(picture, str) else picture
-        decoded = decode(source)
+        decoded = decode(source, decoder)
         file = _file_of(source)
         own_suffix = _SUFFIXES.get(decoded.format, "") if file is None else file.suffix
         if isinstance(source, ImageSource) and file is None:
@@ -113,7 +113,7 @@ def _opened(picture: Picture, suffix: str | None) -> _Opened:
         return _Opened(decoded.image, own_suffix if suffix is None else suffix, decoded.flaw)
     if isinstance(picture, Image.Image):
         own_suffix = Path(str(getattr(picture, "filename", ""))).suffix or _SUFFIXES.get(picture.format or "", "")
-        return _Opened(_rgb(picture), own_suffix if suffix is None else suffix, "")
+        return _Opened(_rgb(picture, decoder), own_suffix if suffix is None else suffix, "")
     return _Opened(_from_pixels(picture), suffix or "", "")
 
 
@@ -140,9 +140,9 @@ def _file_of(source: Path | ImageSource | bytes) -> Path | None:
     return source if isinstance(source, Path) else None
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
+def _rgb(picture: Image.Image, decoder: Decoder) -> Image.Image:
     try:
-        return picture.convert("RGB")
+        return as_rgb(picture, decoder)
     except Exception as error:  # it is read only now, and Pillow's plugins raise almost anything on malformed files
         raise UndecodableImageError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 

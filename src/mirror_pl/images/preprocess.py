@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from io import BytesIO
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from mirror_pl.images.spec import PreprocessSpec
+from mirror_pl.images.opencv import opencv_resize
+from mirror_pl.images.spec import PreprocessSpec, Resample
 
 
 def preprocess(image: Image.Image, suffix: str, spec: PreprocessSpec) -> NDArray[np.uint8]:
@@ -23,18 +25,33 @@ def preprocess(image: Image.Image, suffix: str, spec: PreprocessSpec) -> NDArray
     Returns:
         ``(crop, crop, 3)`` uint8, RGB.
     """
-    crop = centre_crop(shrink_short_side(image, spec.max_short_side_px), spec.crop_px)
+    size = resized_size(image.size, spec)
+    left, top = (crop_origin(side, spec.crop_px, spec.crop_from) for side in size)
+    # Pillow fills what lies outside the image with zeros.
+    crop = resized(image, size, spec.resample).crop((left, top, left + spec.crop_px, top + spec.crop_px))
     if spec.aligns(suffix):
         crop = align_format(crop, spec.align_quality)
     return np.array(crop)
 
 
-def shrink_short_side(image: Image.Image, max_short_side_px: int | None) -> Image.Image:
-    """Resize so that the short side is at most `max_short_side_px`, bicubic with antialias; smaller images are kept."""
-    short = min(image.size)
-    if max_short_side_px is None or short <= max_short_side_px:
+def resized_size(size: tuple[int, int], spec: PreprocessSpec) -> tuple[int, int]:
+    """Return the width and height that the recipe brings an image to before it is cut."""
+    if spec.squash:
+        return spec.crop_px, spec.crop_px
+    if spec.short_side_px is not None:
+        short = min(size)
+        return int(spec.short_side_px * size[0] / short), int(spec.short_side_px * size[1] / short)
+    limit = spec.max_short_side_px
+    return size if limit is None or min(size) <= limit else scaled_size(size, limit)
+
+
+def resized(image: Image.Image, size: tuple[int, int], resample: Resample) -> Image.Image:
+    """Return an RGB image at another size; itself where it has that size already."""
+    if image.size == size:
         return image
-    return image.resize(scaled_size(image.size, max_short_side_px), Image.Resampling.BICUBIC)
+    if resample == "opencv":
+        return opencv_resize(image, size)
+    return image.resize(size, Image.Resampling[resample.upper()])
 
 
 def scaled_size(size: tuple[int, int], short_side_px: int) -> tuple[int, int]:
@@ -43,15 +60,16 @@ def scaled_size(size: tuple[int, int], short_side_px: int) -> tuple[int, int]:
     return round(size[0] * short_side_px / short), round(size[1] * short_side_px / short)
 
 
-def centre_crop(image: Image.Image, crop_px: int) -> Image.Image:
-    """Cut the central square, padding smaller images with zeros; origins are rounded as torchvision rounds them."""
-    left, top = (crop_origin(side, crop_px) for side in image.size)
-    # Pillow fills what lies outside the image with zeros.
-    return image.crop((left, top, left + crop_px, top + crop_px))
+def crop_origin(side: int, crop_px: int, rounding: Literal["even", "floor"] = "even") -> int:
+    """Return where the central crop begins on a side of the image; negative where padding comes first.
 
-
-def crop_origin(side: int, crop_px: int) -> int:
-    """Return where the central crop begins on a side of the image; negative where padding comes first."""
+    Args:
+        side: In pixels.
+        crop_px: Likewise.
+        rounding: Of a half: ``even``, or ``floor``, which pads one more before the image than after it.
+    """
+    if rounding == "floor":
+        return (side - crop_px) // 2
     if side < crop_px:
         return -((crop_px - side) // 2)
     return round((side - crop_px) / 2)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
-from mirror_pl.errors import ConfigError
+from mirror_pl.errors import ConfigError, shown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -14,11 +14,17 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
+LARGEST_SIDE_PX: Final = 2**16
 LARGEST_CROP_PX: Final = 4096
 """A crop has its square in pixels, and a transformer the square of that to work on."""
 
 EVERY_SUFFIX: Final = "*"
 """Among the suffixes to align: every file's, whatever it is called."""
+
+
+Decoder = Literal["pillow", "opencv"]
+Resample = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos", "opencv"]
+"""Pillow's filters by their names, all with antialias; and OpenCV's bilinear one, without."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +34,15 @@ class PreprocessSpec:
     The defaults are MIRROR's published evaluation protocol. The steps are applied in the order of the fields.
 
     Attributes:
-        max_short_side_px: A longer short side is resized to this (bicubic with antialias); ``None`` never resizes.
+        decoder: Whose rules a file becomes RGB by: Pillow's, or those of OpenCV, which turns by EXIF; see `decode`.
+        max_short_side_px: A longer short side is resized to this; ``None`` does not resize.
+        short_side_px: The short side is resized to this, larger or smaller as it may be; the long one is truncated, as
+            torchvision does. ``None`` does not resize.
+        squash: Resize to `crop_px` along both sides, whatever the image's proportions.
+        resample: The filter of any of these three, of which a recipe has one at most.
         crop_px: Side of the square centre crop; smaller images are padded with zeros first.
+        crop_from: How the place of a crop is rounded where a half is left over: ``even``, as torchvision does, or ``floor``,
+            as transformers does.
         align_suffixes: File suffixes (lower case, with the dot) whose crop is JPEG-compressed and decoded again, so that
             a lossless file format gives nothing away ("format alignment"); `EVERY_SUFFIX` stands for all.
         align_quality: JPEG quality of that compression, 1 to 100.
@@ -40,8 +53,13 @@ class PreprocessSpec:
         ConfigError: For a value that no picture can be made to.
     """
 
+    decoder: Decoder = "pillow"
     max_short_side_px: int | None = 512
+    short_side_px: int | None = None
+    squash: bool = False
+    resample: Resample = "bicubic"
     crop_px: int = 224
+    crop_from: Literal["even", "floor"] = "even"
     align_suffixes: tuple[str, ...] = (".png", ".bmp")
     align_quality: int = 96
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -50,8 +68,17 @@ class PreprocessSpec:
     def __post_init__(self) -> None:
         if not 1 <= self.crop_px <= LARGEST_CROP_PX:
             raise ConfigError(f"crop_px must be from 1 to {LARGEST_CROP_PX}, got {self.crop_px}")
-        if self.max_short_side_px is not None and self.max_short_side_px < 1:
-            raise ConfigError(f"max_short_side_px must be at least 1, or None, got {self.max_short_side_px}")
+        for name in ("max_short_side_px", "short_side_px"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= LARGEST_SIDE_PX:
+                raise ConfigError(f"{name} must be at least 1 and at most {LARGEST_SIDE_PX}, or None, got {value}")
+        if (self.max_short_side_px is not None) + (self.short_side_px is not None) + self.squash > 1:
+            raise ConfigError("of max_short_side_px, short_side_px and squash, a recipe has one at most")
+        for name, known in (("decoder", Decoder), ("resample", Resample)):
+            if getattr(self, name) not in get_args(known):
+                raise ConfigError(f"{name} must be one of {', '.join(get_args(known))}; got {shown(getattr(self, name))}")
+        if self.crop_from not in ("even", "floor"):
+            raise ConfigError(f"crop_from must be even or floor, got {shown(self.crop_from)}")
         if not 1 <= self.align_quality <= 100:
             raise ConfigError(f"align_quality must be from 1 to 100, got {self.align_quality}")
         if not all(map(math.isfinite, self.mean)):

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from mirror_pl.config.build_detector import backbone_folder, backbone_weights, build_baseline, check_baseline, checkpoint_of
+from mirror_pl.config.build_detector import backbone_folder, backbone_weights, checkpoint_of, kind_of_detector, loaded
 from mirror_pl.config.schema import DetectorTrainSettings, read_settings
 from mirror_pl.detectors import Detector, DetectorConfig, HeadConfig, LoraConfig, MirrorDetector
-from mirror_pl.detectors.baselines import BASELINES
-from mirror_pl.detectors.checkpoint import find_backbone, load_bank, load_detector, read_checkpoint
+from mirror_pl.detectors.checkpoint import find_backbone, load_bank, read_checkpoint
 from mirror_pl.detectors.detector_config import from_mapping
 from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.detectors.variants import LINEAR_PROBE, variant_name
@@ -43,9 +42,9 @@ class DetectorPhase(Phase):
         self.phase = phase = settings.phase
         self.lora = None if phase.lora_rank is None else LoraConfig(phase.lora_rank, phase.lora_alpha)
         self.memory_sha256: str | None = None
-        self.is_baseline = settings.detector.name in BASELINES
+        self.is_baseline = kind_of_detector(settings) is not MirrorDetector
         if self.is_baseline:
-            check_baseline(settings)
+            checkpoint_of(settings)
             if phase.rope_rescale is not None:
                 raise ConfigError(f"phase.rope_rescale: detector={settings.detector.name} has no RoPE; leave it out")
             return
@@ -84,12 +83,12 @@ class DetectorPhase(Phase):
         checkpoint = self.settings.checkpoint
         if self.is_baseline:
             weights = backbone_weights(self.settings)
-            self.detector, self.source = build_baseline(self.settings, merge=False), None
+            self.detector, self.source = loaded(self.settings, merge=False), None
             own = path_sha256(Path(checkpoint_of(self.settings)))
             self.weights = own if weights is None else f"{own}, {weights.sha256}"
         elif checkpoint is not None:
             folder = backbone_folder(self.settings.backbone)
-            self.detector = load_detector(checkpoint, backbone_folder=folder, merge=False)
+            self.detector = MirrorDetector.load(checkpoint, backbone_folder=folder, merge=False)
             self.source = find_backbone(read_checkpoint(Path(checkpoint)), folder)
             self.weights = path_sha256(Path(checkpoint)) if self.source is None else self.source.sha256
         else:

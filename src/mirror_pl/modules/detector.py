@@ -15,13 +15,13 @@ from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.calibration import p_fake_of
 from mirror_pl.data.batch import Batch
 from mirror_pl.detectors.aggregation import CropPolicy
-from mirror_pl.detectors.baselines import kind_of, load_baseline
-from mirror_pl.detectors.checkpoint import BackboneSource, detector_content, load_detector, read_checkpoint
+from mirror_pl.detectors.checkpoint import BackboneSource, detector_content, read_checkpoint
 from mirror_pl.detectors.checkpoint.names import is_adapter, with_our_names
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.exact import exact_float32, float32_products
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.detectors.out_of_memory import SplittingScorer
+from mirror_pl.detectors.registry import kind_of, load_detector
 from mirror_pl.detectors.several_heads import SeveralHeads
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.images import PreprocessSpec
@@ -142,7 +142,7 @@ class DetectorModule(TrainableModule):
         if kind is None:
             detector = load_detector(checkpoint_path, backbone_folder=folder, merge=False)
         else:
-            detector = load_baseline(kind, checkpoint_path, merge=False)
+            detector = load_detector(checkpoint_path, detector=kind, merge=False)
         if raw.backbone is not None:
             saved["backbone"] = BackboneSource.of(folder or raw.backbone.path)
         return cls(detector, **{**saved, **settings})
@@ -298,7 +298,7 @@ class DetectorModule(TrainableModule):
         return loss, {"accuracy": (logits.detach().argmax(dim=1) == batch.labels).float().mean()}
 
     def file_content(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the detector as `load_detector`, or `load_baseline`, takes it."""
+        """Return the detector as `load_detector` takes it."""
         training = {**self.origin, **self.progress(), "validated": self.validated or None}
         return detector_content(self.detector, tensors, backbone=self.backbone, training=training)
 

@@ -3,7 +3,7 @@
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource, backbone_sha256, load_backbone
 from mirror_pl.detectors.checkpoint.bank import bank_content, load_bank, save_bank
 from mirror_pl.detectors.checkpoint.frozen_backbone import backbone_source, find_backbone
-from mirror_pl.detectors.checkpoint.load import build_detector, calibration_for, load_detector, merged, read_detector
+from mirror_pl.detectors.checkpoint.load import build_detector, calibration_for, load_mirror, merged, read_detector
 from mirror_pl.detectors.checkpoint.published import departures, save_published
 from mirror_pl.detectors.checkpoint.read import read_checkpoint
 from mirror_pl.detectors.checkpoint.write import detector_content, save_folder
@@ -20,7 +20,7 @@ __all__ = [
     "find_backbone",
     "load_backbone",
     "load_bank",
-    "load_detector",
+    "load_mirror",
     "merged",
     "read_checkpoint",
     "read_detector",

@@ -33,53 +33,24 @@ from mirror_pl.images.spec import PreprocessSpec
 from mirror_pl.locate import miniature_dir
 
 
-def load_detector(
+def load_mirror(
     checkpoint: str | Path,
     *,
     backbone: BackboneConfig | None = None,
-    backbone_folder: Path | None = None,
+    backbone_folder: str | Path | None = None,
     memory_path: str | Path | None = None,
     merge: bool = True,
-    calibration: str | Path | None = None,
-    abstain: float | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> MirrorDetector:
-    """Rebuild a detector from its file, in eval mode.
-
-    Weights stay mapped from the file as long as nothing about them changes, and are read when first used; the file must not
-    be written to in the meantime. Other ones go to their device and dtype tensor by tensor, without a second copy of all.
-
-    Args:
-        checkpoint: A published Phase-2 file (``checkpoint-h-cur.pth``, any envelope and either layout of transformers), a
-            folder written by ``mirror_pl.convert``, or a file of this project's training (``.ckpt``). "miniature", where
-            there is nothing of that name, is the small detector that is shipped with the package, to try things out.
-        backbone: Its architecture. Needed only where the file does not carry its own and its shapes are those of no known
-            backbone; where given, it must agree with the file.
-        backbone_folder: The Hugging Face folder of the backbone. A file that training wrote without the frozen weights takes
-            them from it, or, where it is None, from where they were then; they must be the same. For any other file, it
-            gives the architecture.
-        memory_path: A published Phase-1 file. A Phase-2 file holds the bank already; then the two must be equal.
-        merge: Fold LoRA into the weights it adapts, which is faster and changes scores by float rounding only.
-        calibration: A file of ``mirror_pl.calibrate``, fitted on this detector: `predict` returns calibrated scores.
-        abstain: With `calibration`: error rate in each class at which `predict` may also say unsure; None never does.
-        device: Where its tensors are put.
-        dtype: Of the backbone's weights. Bank, head and normalisation are float32 always: that is what they compute in.
-
-    Raises:
-        CheckpointError: If a file is missing, damaged, unsafe or of another kind; if the backbone's weights are not those
-            the file was written with; or if any tensor is missing, unexpected or of the wrong shape, with its name and the
-            backbone the file looks like; if the calibration's file is missing or damaged.
-        ConfigError: If the calibration is another detector's, or too small a set allows no such `abstain`.
-    """
+    """Do what `MirrorDetector.load` says."""
     if checkpoint == "miniature" and not Path(checkpoint).exists():
         checkpoint = miniature_dir() / "detector"
-    tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=backbone_folder, memory_path=memory_path)
+    folder = None if backbone_folder is None else Path(backbone_folder)
+    tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=folder, memory_path=memory_path)
     if merge:
         tensors, config = merged(tensors, config, device)
-    detector = build_detector(tensors, config, device=device, dtype=dtype)
-    detector.calibration = calibration_for(detector.name, checkpoint, calibration, abstain)
-    return detector
+    return build_detector(tensors, config, device=device, dtype=dtype)
 
 
 def calibration_for(
@@ -119,7 +90,7 @@ def read_detector(
     memory_path: str | Path | None = None,
     key: str = "checkpoint",
 ) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Read weights, under our names, and the config they belong to; see `load_detector`. Nothing is checked for fit yet.
+    """Read weights, under our names, and the config they belong to; see `MirrorDetector.load`. Fit is not checked yet.
 
     `checkpoint` may be one that `read_checkpoint` has opened; `key` is the setting that named it, for messages.
     """
@@ -130,8 +101,8 @@ def read_detector(
     bank = None if memory_path is None else read_bank(Path(memory_path))
     if isinstance(raw.config, Mapping) and "name" in raw.config:
         raise CheckpointError(
-            f"{key}: {raw.path} holds {shown(raw.config['name'])}, no MIRROR; other detectors are loaded with "
-            "detector=univfd, dda or bfree"
+            f"{key}: {raw.path} holds {shown(raw.config['name'])}, no MIRROR; other detectors are loaded by their names, as "
+            "with detector=dda"
         )
     if not any(name.startswith("head.") for name in tensors):
         raise CheckpointError(_not_a_detector(raw))
@@ -198,7 +169,7 @@ def build_detector(
 ) -> MirrorDetector:
     """Build a detector around `tensors`, given under our names, without initialising a weight.
 
-    None is copied that is on its device and of its dtype already; see `load_detector` for which those are.
+    None is copied that is on its device and of its dtype already; see `MirrorDetector.load` for which those are.
 
     Raises:
         CheckpointError: If any tensor is missing, unexpected or of the wrong shape.
@@ -274,5 +245,5 @@ def _not_a_detector(raw: RawCheckpoint) -> str:
         )
     return (
         f"checkpoint: {raw.path} holds no MIRROR: no head among its tensors ({name_list(raw.tensors, 4)}). Other detectors' "
-        "files are evaluated with detector=univfd, dda or bfree"
+        "files are evaluated by their names, as with detector=dda"
     )
