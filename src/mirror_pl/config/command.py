@@ -15,6 +15,7 @@ from typing import Any
 
 import hydra
 import yaml
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -33,7 +34,7 @@ from mirror_pl.errors import (
     MirrorError,
     nearest,
 )
-from mirror_pl.locate import config_dir, miniature_dir
+from mirror_pl.locate import config_dir, miniature_dir, registered_detectors
 from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable
 
@@ -95,7 +96,7 @@ def run_command(config_name: str, main: Callable[[DictConfig], None], *, inputs:
             refuse_sweep_a_process()
     except MirrorError as error:
         raise SystemExit(_report(error)) from error
-    register_resolvers()
+    register_with_hydra()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # or it would print errors in words of its own, and exit
     try:
         hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
@@ -126,7 +127,7 @@ def _check_resumed(cfg: DictConfig) -> None:
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a command's config without running it, as the command line would with `overrides`; also inside a command."""
     check_overrides(overrides, config_name)
-    register_resolvers()
+    register_with_hydra()
     try:
         return _composed(config_name, overrides)
     except HydraException as error:
@@ -238,6 +239,7 @@ def check_choices(overrides: Sequence[str]) -> None:
         if match is None or not (config_dir() / match["group"]).is_dir():
             continue
         options = sorted(path.stem for path in (config_dir() / match["group"]).glob("*.yaml"))
+        options += _registered_alone() if match["group"] == "detector" else []
         for name in match["names"].split(","):
             if name not in options and name != "null":
                 raise ConfigError(
@@ -246,8 +248,19 @@ def check_choices(overrides: Sequence[str]) -> None:
                 )
 
 
-def register_resolvers() -> None:
-    """Make known what configs may ask for: ``${miniature:...}``, files shipped with the package, and ``${inputs:}``."""
+def _registered_alone() -> list[str]:
+    """Return the detectors that other packages have registered, for which there is no YAML file here."""
+    return sorted(name for name in registered_detectors() if not (config_dir() / f"detector/{name}.yaml").exists())
+
+
+def register_with_hydra() -> None:
+    """Make known what configs may ask for.
+
+    These are ``${miniature:...}``, files shipped with the package; ``${inputs:}``; and detectors of other packages.
+    """
+    for name in _registered_alone():
+        node = {"name": name, "checkpoint": None, "merge_lora": True, "size": None}
+        ConfigStore.instance().store(group="detector", name=name, node=node)
     OmegaConf.register_new_resolver("miniature", lambda name: str(miniature_dir() / name), replace=True)
     OmegaConf.register_new_resolver("inputs", paths_token, replace=True)
 

@@ -1,14 +1,13 @@
-"""All detectors by name, ours and those of other packages: entry points of the group ``mirror_pl.detectors``."""
+"""All detectors by name, ours and those of other packages, and how any of them is loaded."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
-from functools import cache
+from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, Final, Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 
@@ -18,15 +17,7 @@ from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, nearest
-
-GROUP: Final = "mirror_pl.detectors"
-
-
-@cache
-def registered() -> Mapping[str, EntryPoint]:
-    """Return what is registered, by name; of two of one name, ours, or else the first."""
-    points = sorted(entry_points(group=GROUP), key=lambda point: (not point.value.startswith("mirror_pl."), point.value))
-    return {point.name: point for point in reversed(points)}
+from mirror_pl.locate import registered_detectors
 
 
 def detector_class(name: str, trusted: Collection[str] = ()) -> type[Detector]:
@@ -39,7 +30,7 @@ def detector_class(name: str, trusted: Collection[str] = ()) -> type[Detector]:
     Raises:
         ConfigError: If there is none, its package is not trusted, or it is no `Detector`.
     """
-    known = registered()
+    known = registered_detectors()
     if name in known:
         found, value = _imported(name, known[name].value), known[name].value
     elif "." not in name:
@@ -179,4 +170,8 @@ def own_title(raw: RawCheckpoint) -> str | None:
 def kind_of(raw: RawCheckpoint) -> str | None:
     """Return the registered name of the detector that a file of our training holds; None as `own_title`."""
     title = own_title(raw)
-    return next((name for name in registered() if title and detector_class(name).title == title), None)
+    for name in registered_detectors() if title else ():
+        with suppress(ConfigError):  # of another package, and not to be imported
+            if detector_class(name).title == title:
+                return name
+    return None
