@@ -23,7 +23,8 @@ def recipe(
         policy: What became of their logits.
         name: Of the file, whose suffix decides about the alignment.
     """
-    yield f"Decoded to RGB at {_by(size)} px, not turned by EXIF, transparency dropped."
+    turned = "turned by EXIF, as OpenCV does" if spec.decoder == "opencv" else "not turned by EXIF"
+    yield f"Decoded to RGB at {_by(size)} px, {turned}, transparency dropped."
     yield from _resizing(size, plan, spec)
     yield from _cutting(plan)
     yield _alignment(spec, Path(name).suffix.lower(), len(plan))
@@ -35,7 +36,8 @@ def recipe(
 def _resizing(size: tuple[int, int], plan: Sequence[Crop], spec: PreprocessSpec) -> Iterator[str]:
     for resized in dict.fromkeys(crop.resized for crop in plan):
         if resized != size:
-            yield f"Resized from {_by(size)} to {_by(resized)} px, bicubic, with antialiasing."
+            how = "bilinear as OpenCV does, without" if spec.resample == "opencv" else f"{spec.resample}, with"
+            yield f"Resized from {_by(size)} to {_by(resized)} px, {how} antialiasing."
         elif spec.max_short_side_px is not None and min(size) <= spec.max_short_side_px:
             yield f"Not resized: the shorter side, {min(size)} px, is not above {spec.max_short_side_px} px."
         else:
