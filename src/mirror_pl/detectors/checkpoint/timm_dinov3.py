@@ -79,8 +79,8 @@ def config_of_timm(file: Path, values: Mapping[str, Any], tensors: Mapping[str, 
     head_width = _HEAD_WIDTH.get(match["size"], 64)
     if heads is None and signature.width % head_width:
         raise CheckpointError(
-            f"backbone.path: {file} does not say how many heads {signature} has; expected model_args: {{num_heads: ...}}, or "
-            f"a width that is a multiple of {head_width}"
+            f"backbone.path: {file} does not say how many heads {signature} has; expected model_args: "
+            f"{{num_heads: ...}}, or a width that is a multiple of {head_width}"
         )
     try:
         return BackboneConfig(**vars(signature), heads=signature.width // head_width if heads is None else heads)
