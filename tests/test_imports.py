@@ -25,6 +25,8 @@ SHARED = {
     "texts",
     "abstention",
     "calibration",
+    "hub",
+    "pinned_weights",
 }  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.
@@ -75,6 +77,7 @@ CONFINED = {
     "transformers": {"detectors"},
     "ray": {"prediction"},
     "peft": {"detectors"},
+    "huggingface_hub": {"hub", "detectors"},
     "wandb": {"callbacks", "reports"},  # the first for how a run begins and ends, the second for what is in it
     "matplotlib": set(),
     "torchmetrics": {"scores"},

@@ -120,7 +120,7 @@ class Original:
         OmegaConf.set_struct(again, False)
         try:
             values = {name: (recorded if name in taken else plain)[name] for name in EvalSettings.model_fields}
-            for name, value in check_settings(values, EvalSettings).model_dump(include=taken).items():
+            for name, value in check_settings(values, EvalSettings).model_dump(include=taken, by_alias=True).items():
                 again[name] = literal(value)
             if "trainer" not in own:
                 known = {name: recorded["trainer"][name] for name in TrainerSettings.model_fields}

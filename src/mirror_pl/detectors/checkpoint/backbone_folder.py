@@ -17,6 +17,7 @@ from mirror_pl.detectors.checkpoint.timm_dinov3 import config_of_timm, from_timm
 from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.errors import CheckpointError, name_list
 from mirror_pl.files import RACY_NS, path_sha256, path_state, read_json
+from mirror_pl.hub import with_origin
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -43,8 +44,8 @@ class BackboneSource:
         return cls(folder.resolve(), backbone_sha256(folder))
 
     def to_dict(self) -> dict[str, str]:
-        """Return it in plain values, as files and run records carry it."""
-        return {"path": str(self.path), "sha256": self.sha256}
+        """Return it in plain values, as files and run records carry it; a folder of the Hugging Face Hub has its id too."""
+        return with_origin({"path": str(self.path), "sha256": self.sha256})
 
 
 def load_backbone(folder: Path) -> Backbone:
