@@ -18,6 +18,7 @@ from mirror_pl.config.schema import EvalSettings, read_settings
 from mirror_pl.detectors import load_detector
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.hub import HubId, full_path, local_path, origin
+from mirror_pl.jobs import eval as evaluation
 from mirror_pl.locate import miniature_dir
 from mirror_pl.pinned_weights import published_weights
 
@@ -162,21 +163,28 @@ def test_in_python(cache: Path) -> None:
         load_detector("miniature", memory_path="hf-hub:someone/else")
 
 
+def test_a_command_refuses_before_its_imports(cache: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
+    code = "import sys; sys.modules['torch'] = None; from mirror_pl.eval import main; main()"
+    command = [sys.executable, "-c", code, f"checkpoint=hf-hub:{REPO}@v2", f"output_dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, (tmp_path / "run").exists()) == (2, False)
+    assert "error: checkpoint: hf-hub:someone/mirror-mini@v2 is not in the cache" in done.stderr
+
+
 def test_an_evaluation_by_id_and_its_repetition(cache: Path, tmp_path: Path) -> None:
     """Its record has the id with the commit, by which it is repeated."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(cache)}
-    command = [sys.executable, "-m", "mirror_pl.eval", "trainer.accelerator=cpu", "num_workers=0", "logger=none"]
-    for arguments in ([f"checkpoint=hf-hub:{REPO}@v2"], [f"checkpoint=hf-hub:{REPO}"], [f"repeat={tmp_path / 'run1'}"]):
-        output = tmp_path / f"run{len(list(tmp_path.glob('run*'))) + 1}"
-        done = subprocess.run(
-            [*command, *arguments, f"output_dir={output}"], env=environment, capture_output=True, text=True
-        )
-        if "v2" in arguments[0]:
-            assert (done.returncode, output.exists()) == (2, False)
-            assert "error: checkpoint: hf-hub:someone/mirror-mini@v2 is not in the cache" in done.stderr
-            assert "torch" not in done.stderr
-            continue
-        assert done.returncode == 0, done.stderr
-        facts = json.loads((output / "run.json").read_text())
+    shared = [
+        "benchmark=chameleon",
+        f"data_root={SMALL.data_root}",
+        "trainer.accelerator=cpu",
+        "num_workers=0",
+        "logger=none",
+    ]
+    first, second = tmp_path / "first", tmp_path / "second"
+    evaluation.run(compose("eval", [*shared, f"checkpoint=hf-hub:{REPO}", f"output_dir={first}"]))
+    evaluation.run(compose("eval", [*shared[2:], f"repeat={first}", f"output_dir={second}"]), {"output_dir"})
+    for folder in (first, second):
+        facts = json.loads((folder / "run.json").read_text())
         assert facts["checkpoint"]["hub"] == facts["config"]["checkpoint"] == f"hf-hub:{REPO}@{COMMIT}"
     assert facts["repeats"]["agrees"]

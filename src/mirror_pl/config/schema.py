@@ -30,7 +30,7 @@ def _resolved(name: str, info: ValidationInfo) -> str:
 
 
 Weights = Annotated[str, AfterValidator(_resolved)]
-"""A file or folder of weights, or of a calibration: a path, or an id on the Hugging Face Hub (`HubId`), which becomes one."""
+"""A file or folder of weights, or of a calibration: a path, or an id on the Hugging Face Hub (`HubId`), made into one."""
 
 
 def _refusal(message: str) -> PydanticCustomError:
