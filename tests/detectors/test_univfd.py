@@ -188,10 +188,10 @@ def test_all_or_nothing(tmp_path: Path, how: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'; UnivFD's CLIP has 'quick_gelu'"),
+        ({"hidden_act": "gelu"}, "hidden_act = 'gelu'; the detectors' CLIP has 'quick_gelu'"),
         ({"image_size": 336}, "image_size = 336"),
         ({"layer_norm_eps": 1e-6}, "layer_norm_eps"),
-        ({"projection_dim": 64}, r"visual_projection.weight \(file \(48, 64\), detector \(64, 64\)\)"),
+        ({"projection_dim": 64}, r"head.weight \(file \(1, 48\), detector \(1, 64\)\)"),
         ({"model_type": "dinov2"}, "describes a 'dinov2' model"),
         ({"num_attention_heads": 7}, "is no config of a CLIP"),
         ({"hidden_size": "wide"}, "is no config of a CLIP"),

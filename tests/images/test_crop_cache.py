@@ -94,13 +94,15 @@ def test_only_crops_of_the_recipe_are_taken(tmp_path: Path) -> None:
 
 def test_each_recipe_has_its_own_crops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path, 1)
+    unsized = replace(SPEC, max_short_side_px=None)
+    store(CropCache(tmp_path, unsized, GB), [0])
     others = {
-        "max_short_side_px": None, "crop_px": 33, "align_suffixes": (".png",), "align_quality": 95,
-        "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
+        "decoder": "opencv", "max_short_side_px": 40, "short_side_px": 40, "squash_px": 40, "resample": "bilinear",
+        "crop_px": 33, "crop_from": "floor", "align_suffixes": (".png",), "align_quality": 95, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5),
     }  # fmt: skip
     assert others.keys() == {field.name for field in fields(PreprocessSpec)}
     for name, value in others.items():
-        hit = CropCache(tmp_path, replace(SPEC, **{name: value}), GB).find(key_of(0))
+        hit = CropCache(tmp_path, replace(unsized, **{name: value}), GB).find(key_of(0))
         assert (hit is not None) == (name in AFTER_THE_CROP), name
     monkeypatch.setattr(PIL, "__version__", "0.0")
     assert CropCache(tmp_path, SPEC, GB).find(key_of(0)) is None

@@ -116,6 +116,8 @@ def config_of_transformers(file: Path, values: Mapping[str, Any]) -> BackboneCon
         raise CheckpointError(f"backbone.path: {file} describes no backbone: {error}") from error
     ours = _transformers_config(config)
     for name in _DECIDING:
+        if name in ABSENT_BIASES and getattr(full, name, None) is False:
+            continue
         if getattr(full, name, None) != getattr(ours, name, None):
             raise CheckpointError(
                 f"backbone.path: {file} has {name} = {shown(getattr(full, name, None))}; this project builds "
@@ -152,6 +154,8 @@ def completed_config(model_type: str, values: Mapping[str, Any], sizes: Iterable
         raise ConfigError(f"transformers refuses it: {' '.join(str(error).split())[:300]}") from error
 
 
+ABSENT_BIASES: Final = {"query_bias": "q", "value_bias": "v"}
+"""Settings of DINOv3 that may be off in a folder, as those of its 7B are: here such a bias is zero."""
 _SIZES: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads", "patch_size")
 _DINOV2_SIZES: Final = ("mlp_ratio", "image_size")
 _DINOV3_SIZES: Final = ("intermediate_size", "num_register_tokens")

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,8 @@ class Baseline(Detector):
 
     layers: ClassVar[str] = "backbone.layers."
     """What is before the number of a layer in our names of its tensors."""
+    any_size: ClassVar[bool] = False
+    """Whether it also scores pixels of another size than its recipe's."""
     adapted: ClassVar[str] = ATTENTION
     """Pattern of the names of the layers that `adapt` puts adapters around; empty where there are none for it."""
 
@@ -133,7 +135,11 @@ class Baseline(Detector):
 
     @abstractmethod
     def feature(self, pixels: Tensor) -> Tensor:
-        """Return the feature ``(B, D)`` of normalised pixels ``(B, 3, H, W)``, in the dtype of the backbone's weights."""
+        """Return the feature ``(B, D)`` of what `filtered` returned, in the dtype of the backbone's weights."""
+
+    def filtered(self, pixels: Tensor) -> Tensor:
+        """Return what the backbone sees of normalised pixels ``(B, 3, H, W)`` in float32: themselves."""
+        return pixels
 
     def description(self) -> dict[str, Any]:
         """Return what it is, in plain values."""
@@ -183,8 +189,10 @@ class Baseline(Detector):
         given = {}
         for name in inspect.signature(cls).parameters:
             if name in values:
-                kind, value = hints.get(name), values[name]
-                given[name] = from_mapping(kind, value, name) if isinstance(kind, type) and is_dataclass(kind) else value
+                kinds = (hints[name], *get_args(hints[name]))  # of X | None, X
+                kind = next((each for each in kinds if isinstance(each, type) and is_dataclass(each)), None)
+                value: Any = tuple(values[name]) if isinstance(values[name], list) else values[name]
+                given[name] = value if kind is None or value is None else from_mapping(kind, value, name)
         return given
 
     def adapt(self, lora: LoraConfig) -> None:
@@ -210,9 +218,10 @@ class Baseline(Detector):
             ValueError: If they are of another size than the recipe's; position tables would be stretched to it unasked.
         """
         side = self.spec.crop_px
-        if pixels.shape[2:] != (side, side):
+        if pixels.shape[2:] != (side, side) and not self.any_size:
             raise ValueError(f"pixels for {self.title} must be (B, 3, {side}, {side}), got {tuple(pixels.shape)}")
-        feature = self.feature(self.normalise(pixels).to(next(self.backbone.parameters()).dtype))
+        seen = self.filtered(self.normalise(pixels.float()))
+        feature = self.feature(seen.to(next(self.backbone.parameters()).dtype))
         with exact_float32(feature.device):
             logits = self.head(feature.to(next(self.head.parameters()).dtype)).float()
         logit = logits[:, FAKE] - logits[:, REAL] if logits.shape[1] == 2 else logits[:, 0]

@@ -59,6 +59,12 @@ def clip_tower(size: VitSize, projection: int | None) -> nn.Module:
     return tower
 
 
+def number_positions(tower: nn.Module) -> None:
+    """Number the positions of a tower that was built on the meta device; no file need hold them."""
+    embeddings: Any = tower.get_submodule("vision_model.embeddings")
+    embeddings.position_ids = torch.arange(embeddings.position_ids.shape[1])[None]
+
+
 class ClipDetector(Baseline):
     """A head over CLIP's embedding, projected or not; it is not brought to length 1."""
 
@@ -71,8 +77,7 @@ class ClipDetector(Baseline):
 
     def restore_constants(self) -> None:
         """Number the positions, which no file need do."""
-        embeddings: Any = self.backbone.get_submodule("vision_model.embeddings")
-        embeddings.position_ids = torch.arange(embeddings.position_ids.shape[1])[None]
+        number_positions(self.backbone)
 
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the embedding ``(B, D)`` of normalised pixels ``(B, 3, 224, 224)``."""

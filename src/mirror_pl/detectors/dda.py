@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -135,5 +135,6 @@ def resampled_positions(table: Tensor, edge: int, more: float = 0.1) -> Tensor:
     before = round((table.shape[1] - 1) ** 0.5)
     grid = table[:, 1:].float().unflatten(1, (before, before)).permute(0, 3, 1, 2)
     scale = (edge + more) / before
-    grid = F.interpolate(grid, scale_factor=(scale, scale), mode="bicubic", align_corners=False, antialias=False)
+    to: dict[str, Any] = {"scale_factor": (scale, scale)} if more else {"size": (edge, edge)}
+    grid = F.interpolate(grid, **to, mode="bicubic", align_corners=False, antialias=False)
     return torch.cat([table[:, :1].float(), grid.flatten(2).transpose(1, 2)], dim=1)

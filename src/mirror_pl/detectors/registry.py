@@ -148,10 +148,10 @@ def load_detector(
                 f"{', '.join(known) or 'none'}"
             )
     own = trained_file(Path(checkpoint))
-    if own is not None:
-        if own_title(own) != kind.title:
-            there = kind_of(own)
-            raise CheckpointError(f"checkpoint: {own.path} holds another detector; give detector={there or 'mirror'}")
+    if own is not None and (own_title(own) or MirrorDetector.title) != kind.title:
+        there = kind_of(own) or "mirror"
+        raise CheckpointError(f"checkpoint: {own.path} holds another detector; give detector={there}")
+    if own is not None and own_title(own) is not None:
         given = settings if "merge" in settings else merge
         loaded = kind.rebuilt(own, merge=given.get("merge", True), device=device, dtype=dtype)
     else:
@@ -174,14 +174,14 @@ def _local(
 
 
 def trained_file(path: Path) -> RawCheckpoint | None:
-    """Return a file that our training wrote of another detector than MIRROR, with its backbone; None for any other."""
+    """Return a file that our training wrote; None for any other."""
     if not path.is_file() or path.suffix == ".safetensors":
         return None
     try:
         raw = read_checkpoint(path)
     except CheckpointError:  # perhaps a format of its own, which its own `load` knows
         return None
-    return raw if own_title(raw) is not None else None
+    return None if raw.config is None else raw
 
 
 def own_title(raw: RawCheckpoint) -> str | None:

@@ -36,8 +36,8 @@ def preprocess(image: Image.Image, suffix: str, spec: PreprocessSpec) -> NDArray
 
 def resized_size(size: tuple[int, int], spec: PreprocessSpec) -> tuple[int, int]:
     """Return the width and height that the recipe brings an image to before it is cut."""
-    if spec.squash:
-        return spec.crop_px, spec.crop_px
+    if spec.squash_px is not None:
+        return spec.squash_px, spec.squash_px
     if spec.short_side_px is not None:
         short = min(size)
         return int(spec.short_side_px * size[0] / short), int(spec.short_side_px * size[1] / short)

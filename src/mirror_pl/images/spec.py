@@ -38,7 +38,7 @@ class PreprocessSpec:
         max_short_side_px: A longer short side is resized to this; ``None`` does not resize.
         short_side_px: The short side is resized to this, larger or smaller as it may be; the long one is truncated, as
             torchvision does. ``None`` does not resize.
-        squash: Resize to `crop_px` along both sides, whatever the image's proportions.
+        squash_px: Both sides are resized to this, whatever the image's proportions. ``None`` does not resize.
         resample: The filter of any of these three, of which a recipe has one at most.
         crop_px: Side of the square centre crop; smaller images are padded with zeros first.
         crop_from: How the place of a crop is rounded where a half is left over: ``even``, as torchvision does, or ``floor``,
@@ -56,7 +56,7 @@ class PreprocessSpec:
     decoder: Decoder = "pillow"
     max_short_side_px: int | None = 512
     short_side_px: int | None = None
-    squash: bool = False
+    squash_px: int | None = None
     resample: Resample = "bicubic"
     crop_px: int = 224
     crop_from: Literal["even", "floor"] = "even"
@@ -68,12 +68,13 @@ class PreprocessSpec:
     def __post_init__(self) -> None:
         if not 1 <= self.crop_px <= LARGEST_CROP_PX:
             raise ConfigError(f"crop_px must be from 1 to {LARGEST_CROP_PX}, got {self.crop_px}")
-        for name in ("max_short_side_px", "short_side_px"):
+        resizes = ("max_short_side_px", "short_side_px", "squash_px")
+        for name in resizes:
             value = getattr(self, name)
             if value is not None and not 1 <= value <= LARGEST_SIDE_PX:
                 raise ConfigError(f"{name} must be at least 1 and at most {LARGEST_SIDE_PX}, or None, got {value}")
-        if (self.max_short_side_px is not None) + (self.short_side_px is not None) + self.squash > 1:
-            raise ConfigError("of max_short_side_px, short_side_px and squash, a recipe has one at most")
+        if sum(getattr(self, name) is not None for name in resizes) > 1:
+            raise ConfigError(f"of {', '.join(resizes)}, a recipe has one at most")
         for name, known in (("decoder", Decoder), ("resample", Resample)):
             if getattr(self, name) not in get_args(known):
                 raise ConfigError(f"{name} must be one of {', '.join(get_args(known))}; got {shown(getattr(self, name))}")

@@ -85,6 +85,11 @@ def our_name(name: str) -> str:
     return name if match is None else "backbone." + substitute(name[match.end() :], _BACKBONE)
 
 
+def unwrapped(name: str) -> str:
+    """Return a tensor's name without what wrappers put before it."""
+    return _WRAPPERS.sub("", name)
+
+
 def our_bank_name(name: str) -> str:
     """Translate a tensor's name from a Phase-1 file, where ``memory_bank.`` may or may not stand first."""
     name = _WRAPPERS.sub("", name)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mirror_pl.detectors.checkpoint.backbone_folder import BackboneSource
 from mirror_pl.detectors.checkpoint.fit import check_weights
+from mirror_pl.detectors.checkpoint.names import unwrapped
 from mirror_pl.detectors.checkpoint.torch_file import check_torch_file, is_plain
 from mirror_pl.errors import CheckpointError, name_list, shown
 from mirror_pl.files import read_json
@@ -80,6 +81,30 @@ def read_checkpoint(path: Path, key: str = "checkpoint") -> RawCheckpoint:
         raise CheckpointError(f"{key}: {error}") from error
     except OSError as error:
         raise CheckpointError(f"{key}: {path} cannot be read: {error.strerror or error}") from error
+
+
+def published_tensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of somebody else's file, by their names there, without what wrappers put before them.
+
+    Args:
+        path: A torch file, in any envelope; a ``.safetensors`` file, or the folder of a ``model.safetensors``.
+
+    Raises:
+        CheckpointError: As `read_checkpoint`.
+    """
+    if path.is_dir():
+        path = path / WEIGHTS_FILE
+    if path.suffix != ".safetensors":
+        return {unwrapped(name): tensor for name, tensor in read_checkpoint(path).tensors.items()}
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (ValueError, SafetensorError, OSError) as error:
+        raise CheckpointError(f"checkpoint: {path} cannot be read: {error}") from error
+    check_weights(tensors, path)
+    return {unwrapped(name): tensor for name, tensor in tensors.items()}
 
 
 def _read_folder(folder: Path) -> RawCheckpoint:

@@ -1,0 +1,103 @@
+"""Any image classifier of timm, in the folder or repository that timm's hub exporter writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mirror_pl.detectors.checkpoint.fit import misfits
+from mirror_pl.detectors.checkpoint.read import published_tensors
+from mirror_pl.detectors.classifier import Classifier, fake_classes
+from mirror_pl.errors import CheckpointError, ConfigError, shown
+from mirror_pl.files import read_json
+from mirror_pl.images.spec import PreprocessSpec
+
+
+class TimmClassifier(Classifier):
+    """What `timm.create_model` makes of a folder's ``config.json``, if its classes are real and fake."""
+
+    title = "timm classifier"
+    licence = "that of the model: see its page on the hub"
+    files = "the folder of a timm image classifier: config.json and model.safetensors"
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str | Path,
+        *,
+        fake_label: str | Sequence[str] | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> TimmClassifier:
+        """Load a classifier.
+
+        Args:
+            checkpoint: Its folder. Labels are those of ``label_names`` in its config; without them, ``0``, ``1`` and so on.
+            fake_label: The label, or labels, that mean fake; None reads it off their words.
+            device: Where its tensors are put.
+            dtype: Of its weights.
+
+        Raises:
+            ConfigError: If timm is not installed, or it is not plain which label means fake.
+            CheckpointError: If a file is missing or damaged, timm has no such model, its evaluation makes no squares of one
+                size, or a tensor is missing, unexpected or misshapen.
+        """
+        try:
+            import timm
+            from timm.data import resolve_data_config
+        except ImportError as error:
+            raise ConfigError("detector=timm_classifier wants timm: pip install 'mirror_pl[timm]'") from error
+        folder = Path(checkpoint)
+        try:
+            values = read_json(folder / "config.json")
+            number, labels = (
+                int(values["num_classes"]),
+                values.get("label_names") or values["pretrained_cfg"].get("label_names"),
+            )
+            model = timm.create_model(
+                values["architecture"], pretrained=False, num_classes=number, **values.get("model_args", {})
+            )
+            data = resolve_data_config(pretrained_cfg=values["pretrained_cfg"])
+        except Exception as error:  # timm raises what it likes on values that make no sense
+            raise CheckpointError(
+                f"checkpoint: {folder} is no image classifier of timm: {type(error).__name__}: "
+                f"{' '.join(str(error).split())[:300]}. Expected {cls.files}"
+            ) from error
+        names = [str(label) for label in labels or range(number)]
+        tensors = published_tensors(folder)
+        if problems := misfits(tensors, {name: tensor.shape for name, tensor in model.state_dict().items()}):
+            raise CheckpointError(
+                "\n".join([f"checkpoint: {folder} does not fit timm's {values['architecture']}", *problems])
+            )
+        model.load_state_dict(tensors)
+        detector = cls(_spec_of(data, folder), model.to(dtype=dtype), names, fake_classes(names, fake_label), folder)
+        return detector.requires_grad_(False).eval().to(device)
+
+
+def _spec_of(data: dict[str, Any], folder: Path) -> PreprocessSpec:
+    """Return the recipe that timm's transform of an evaluation follows."""
+    _channels, height, width = data["input_size"]
+    mode = data.get("crop_mode") or "center"
+    if height != width or mode not in ("center", "squash"):
+        raise CheckpointError(
+            f"checkpoint: {folder} is evaluated on {height} x {width} px with crop_mode {shown(mode)}; known are squares, "
+            "with center or squash"
+        )
+    resized = math.floor(height / data["crop_pct"])
+    try:
+        return PreprocessSpec(
+            max_short_side_px=None,
+            short_side_px=resized if mode == "center" else None,
+            squash_px=resized if mode == "squash" else None,
+            resample=data["interpolation"],
+            crop_px=height,
+            align_suffixes=(),
+            mean=data["mean"],
+            std=data["std"],
+        )
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint: the evaluation of {folder} makes no recipe: {error}") from error
