@@ -45,13 +45,15 @@ class PublishedWeights:
         Raises:
             CheckpointError: If its size or its SHA-256 is another.
         """
+        name = path.with_name(Path(self.file).name)  # it may have a temporary one yet
         remedy = f"Delete it, then: python -m mirror_pl.weights fetch=[{self.name}]; or get it from {self.page}"
         if self.bytes is not None and path.stat().st_size != self.bytes:
-            raise CheckpointError(
-                f"{path} is not {self.title}: expected {self.bytes} bytes, got {path.stat().st_size}. {remedy}"
-            )
-        if self.sha256 is not None and (sha256 := kept_sha256(path)) != self.sha256:
-            raise CheckpointError(f"{path} is not {self.title}: expected sha256 {self.sha256}, got {sha256}. {remedy}")
+            found = f"expected {self.bytes} bytes, got {path.stat().st_size}"
+        elif self.sha256 is not None and (sha256 := kept_sha256(path)) != self.sha256:
+            found = f"expected sha256 {self.sha256}, got {sha256}"
+        else:
+            return
+        raise CheckpointError(f"{name} is not {self.title}: {found}. {remedy}")
 
 
 @cache

@@ -259,6 +259,20 @@ class CheckDataSettings(Settings):
     json_file: Annotated[str | None, Field(alias="json")]
 
 
+class PathSettings(Settings):
+    """Of ``paths``, what a command asks for by itself."""
+
+    model_config = ConfigDict(extra="ignore")
+    checkpoints: str
+
+
+class WeightsSettings(Settings):
+    """Settings of ``mirror_pl.weights``."""
+
+    paths: PathSettings
+    fetch: list[str]
+
+
 class ReportSettings(Settings):
     """Settings of ``mirror_pl.report``."""
 
@@ -418,6 +432,7 @@ _OF_COMMANDS: Final[dict[str, type[Settings]]] = {
     "app": AppSettings,
     "convert": ConvertSettings,
     "check_data": CheckDataSettings,
+    "weights": WeightsSettings,
 }
 
 
