@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mirror_pl.config.command import compose
+from mirror_pl.detectors import load_detector
 from mirror_pl.detectors.backbone import Backbone
 from mirror_pl.detectors.checkpoint import backbone_sha256, load_backbone
 from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
@@ -137,3 +138,9 @@ def test_trained_from_it_and_evaluated(tmp_path: Path) -> None:
     facts = json.loads((tmp_path / "eval/run.json").read_text())
     assert facts["images"]["ok"] == 16
     assert facts["backbone"] == saved["mirror_pl"]["backbone"]
+    runs = [tmp_path / "detector", tmp_path / "eval"]
+    load_detector(tmp_path / "detector/last.ckpt").save_pretrained(tmp_path / "published", run=runs)
+    card = (tmp_path / "published/README.md").read_text()
+    for said in ("32 images", "4 steps", "lora_rank: 8", "| chameleon |", "a dinov3: DINOv3 License"):
+        assert said in card
+    assert str(tmp_path) not in card.replace(str(tmp_path / "published"), "")
