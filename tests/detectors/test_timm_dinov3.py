@@ -143,4 +143,4 @@ def test_trained_from_it_and_evaluated(tmp_path: Path) -> None:
     card = (tmp_path / "published/README.md").read_text()
     for said in ("32 images", "4 steps", "lora_rank: 8", "| chameleon |", "a dinov3: DINOv3 License"):
         assert said in card
-    assert str(tmp_path) not in card.replace(str(tmp_path / "published"), "")
+    assert str(tmp_path) not in card

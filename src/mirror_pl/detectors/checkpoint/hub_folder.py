@@ -1,4 +1,4 @@
-"""A detector's folder as it is published: config, weights and model card; written, loaded, pushed to the Hugging Face Hub."""
+"""A detector's folder as it is published: config, weights, model card; written, loaded, pushed to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def write_pretrained(
     at: str | None = None,
 ) -> None:
     """Do what `MirrorDetector.save_pretrained` says; `at` is the repository that the card says it is loaded from."""
-    card = _card(detector, [runs] if isinstance(runs, str | Path) else runs, licence, at or str(folder))
+    card = _card(detector, [runs] if isinstance(runs, str | Path) else runs, licence, at or folder.name)
     save_folder(folder, with_our_names(detector.state_dict()), detector.config, dtype, texts={"README.md": card})
 
 
@@ -186,6 +186,7 @@ def _training(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"- {printable(str(name))}: {value:.4g}\n" for name, value in facts["figures"].items() if value is not None
     )
     recipe = {name: _without_paths(config[name]) for name in _RECIPE if name in config}
+    recipe.get("phase", {}).pop("batch_size", None)  # a default; what was taken is said once
     return (
         f"## Training\n\n{facts['images']['used']:,} images (fingerprint {printable(str(facts['data']['fingerprint']))}), "
         f"{facts['steps']:,} steps, in {printable(str(facts['precision']))}, with mirror_pl "
