@@ -23,7 +23,7 @@ from golden_set import ALL, SMALL, GoldenSet
 from hydra.core.global_hydra import GlobalHydra
 
 from mirror_pl.detectors import MirrorDetector, Verdict, load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,19 @@ import pytest
 import mirror_pl
 
 PACKAGE = Path(mirror_pl.__file__).parent
-COMMANDS = {"eval", "robustness", "predict", "app", "train", "convert", "check_data", "report", "gallery", "calibrate"}
+COMMANDS = {
+    "eval",
+    "robustness",
+    "predict",
+    "app",
+    "train",
+    "convert",
+    "check_data",
+    "report",
+    "gallery",
+    "calibrate",
+    "weights",
+}
 SHARED = {
     "errors",
     "labels",
@@ -25,6 +37,8 @@ SHARED = {
     "texts",
     "abstention",
     "calibration",
+    "hub",
+    "pinned_weights",
 }  # plain modules that know no room
 
 # Room -> rooms it may import from, besides SHARED.
@@ -75,6 +89,8 @@ CONFINED = {
     "transformers": {"detectors"},
     "ray": {"prediction"},
     "peft": {"detectors"},
+    "huggingface_hub": {"hub", "detectors"},
+    "gdown": {"jobs"},
     "wandb": {"callbacks", "reports"},  # the first for how a run begins and ends, the second for what is in it
     "matplotlib": set(),
     "torchmetrics": {"scores"},

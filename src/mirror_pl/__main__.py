@@ -11,6 +11,7 @@ COMMANDS = {
     "gallery": "show the surest, the most mistaken and the least sure images of evaluations, with maps if asked for",
     "calibrate": "fit on a finished evaluation what makes p_fake a probability, and when to say unsure",
     "check_data": "say what of the benchmarks is on disk, in which layout, and what is wrong with it",
+    "weights": "list the published weights that are known, what of them is here, and fetch others",
     "train": "learn a memory bank from real images (Phase 1)",
     "convert": "read any checkpoint and write config.json and model.safetensors",
 }

@@ -205,10 +205,15 @@ def kept_sha256(path: Path) -> str:
 
 
 def path_sha256(path: Path) -> str:
-    """Return the SHA-256, in hexadecimal, of a file; of a folder, that of the names and hashes of its files."""
+    """Return the SHA-256, in hexadecimal, of a file; of a folder, that of the names and hashes of its files.
+
+    Its README, and files that are hidden, such as those by which a repository is kept, count for nothing.
+    """
     digest = hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.iterdir()):
+            if file.name == "README.md" or file.name.startswith("."):
+                continue
             digest.update(f"{file.name}\0{path_sha256(file)}\n".encode())
         return digest.hexdigest()
     with path.open("rb") as opened:

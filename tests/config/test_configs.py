@@ -22,7 +22,9 @@ from mirror_pl.locate import CHECKOUT, config_dir
 MINIATURE = len(list((CHECKOUT / "data/miniature/test").rglob("*.jpg")))
 TRAINING = ("augment", "experiment", "module", "optimizer", "phase", "scheduler")
 OPTIONS = sorted(
-    (path.parent.name, path.stem) for path in config_dir().glob("*/*.yaml") if path.parent.name not in ("hydra", "suite")
+    (path.parent.name, path.stem)
+    for path in config_dir().glob("*/*.yaml")
+    if path.parent.name not in ("hydra", "suite", "weights")
 )
 
 

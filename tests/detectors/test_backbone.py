@@ -10,7 +10,8 @@ import torch
 from golden_set import SMALL, GoldenSet
 
 from mirror_pl.detectors import DetectorConfig, LoraConfig, MirrorDetector
-from mirror_pl.detectors.backbone import Backbone, read_backbone_folder
+from mirror_pl.detectors.backbone import Backbone
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.detectors.checkpoint.names import live_names, our_name
 from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, Signature, known_backbone

@@ -12,8 +12,8 @@ from golden_set import SMALL, GoldenSet
 from safetensors.torch import load_file, save_file
 
 from mirror_pl.detectors import MirrorDetector, load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import load_backbone, save_bank
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.errors import CheckpointError, OutputError
 
 

@@ -20,9 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mirror_pl.detectors import MirrorDetector, load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import read_detector, save_folder
-from mirror_pl.detectors.checkpoint.backbone_folder import load_backbone
+from mirror_pl.detectors.checkpoint.backbone_folder import load_backbone, read_backbone_folder
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import CheckpointError, OutputError
 from mirror_pl.modules import DetectorModule

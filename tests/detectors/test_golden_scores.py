@@ -10,7 +10,7 @@ import torch
 from golden_set import GoldenSet
 
 from mirror_pl.detectors import MirrorDetector, Verdict, load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.retrieval import pool
 from mirror_pl.retrieval.chunked import pool_chunked
 from mirror_pl.retrieval.fused import pool_fused

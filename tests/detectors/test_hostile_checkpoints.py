@@ -18,10 +18,10 @@ from baseline_set import BaselineSet
 from golden_set import SMALL
 
 from mirror_pl.detectors import load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.baseline import VitSize
 from mirror_pl.detectors.bfree import BfreeDetector
 from mirror_pl.detectors.checkpoint import load_backbone, load_bank, read_checkpoint, read_detector, save_folder
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.detectors.checkpoint.torch_file import is_plain
 from mirror_pl.detectors.dda import DdaDetector
 from mirror_pl.detectors.detector_config import BackboneConfig

@@ -66,7 +66,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
         load_detector(folder, detector="timm_classifier")
     assert load_detector(folder, detector="timm_classifier", fake_label="1").description()["fake_labels"] == ["1"]
     with pytest.raises(CheckpointError, match="with crop_mode 'border'; known are squares"):
-        load_detector(made(tmp_path / "border", "resnet", None, crop_mode="border"), detector="timm_classifier", fake_label="1")
+        load_detector(
+            made(tmp_path / "border", "resnet", None, crop_mode="border"), detector="timm_classifier", fake_label="1"
+        )
     tensors = load_file(folder / "model.safetensors")
     save_file({name: tensor for name, tensor in tensors.items() if name != "fc.bias"}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"does not fit timm's resnet18\n  1 missing: fc\.bias"):

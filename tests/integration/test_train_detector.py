@@ -21,8 +21,8 @@ from torch import Tensor
 
 from mirror_pl.config.command import compose
 from mirror_pl.detectors import DetectorConfig, load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import load_backbone
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.errors import CheckpointError, ConfigError, DataError
 from mirror_pl.jobs import eval as evaluation
 from mirror_pl.jobs.train import run

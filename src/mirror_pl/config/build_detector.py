@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, DetectorSettings, ScoringSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
-from mirror_pl.detectors.backbone import read_backbone_folder
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source, calibration_for
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.detectors.registry import detector_class, needs_backbone, settings_of, trained_file
 from mirror_pl.detectors.variants import variant_name

@@ -6,11 +6,12 @@ import re
 from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from mirror_pl.config.plain_paths import paths_in
 from mirror_pl.errors import ConfigError, nearest
+from mirror_pl.hub import local_path
 from mirror_pl.scores import Compat
 
 Count = Annotated[int, Field(ge=1)]
@@ -20,6 +21,16 @@ Seed = Annotated[int, Field(ge=0)]
 Workers = Annotated[int, Field(ge=0)] | None
 Labels: TypeAlias = str | dict[str, Any] | None
 """A CSV file with labels, or what `parse_label_table` takes."""
+
+
+def _resolved(name: str, info: ValidationInfo) -> str:
+    if not info.context:
+        return name
+    return local_path(name, "backbone.path" if info.field_name == "path" else str(info.field_name))
+
+
+Weights = Annotated[str, AfterValidator(_resolved)]
+"""A file or folder of weights, or of a calibration: a path, or an id on the Hugging Face Hub (`HubId`), made into one."""
 
 
 def _refusal(message: str) -> PydanticCustomError:
@@ -37,7 +48,7 @@ class BackboneSettings(Settings):
 
     model_config = ConfigDict(extra="ignore")  # an option may bring a checkpoint, which is read elsewhere
     name: str | None = None
-    path: str | None = None
+    path: Weights | None = None
 
 
 class LoadSettings(Settings):
@@ -60,8 +71,8 @@ class CheckpointSettings(Settings):
 
     backbone: BackboneSettings
     detector: LoadSettings
-    checkpoint: str | None
-    memory_path: str | None
+    checkpoint: Weights | None
+    memory_path: Weights | None
     trust: str | list[str] | None
 
     @property
@@ -88,7 +99,7 @@ class ScoringSettings(DetectorSettings):
     perturb: str | list[str] | None
     perturb_seed: Seed
     format_align: Literal["none", "png", "all", None]
-    calibration: str | None
+    calibration: Weights | None
     abstain: Annotated[float, Field(gt=0, le=0.5)] | None
 
     @model_validator(mode="after")
@@ -101,7 +112,7 @@ class ScoringSettings(DetectorSettings):
 class EvalSettings(ScoringSettings):
     """Settings of ``mirror_pl.eval``."""
 
-    heads: list[str] | None
+    heads: list[Weights] | None
     data_root: str
     reals: str | None
     labels: Labels
@@ -230,9 +241,9 @@ class ConvertSettings(Settings):
     """Settings of ``mirror_pl.convert``."""
 
     backbone: BackboneSettings
-    input: str
+    input: Weights
     output: str
-    memory_path: str | None
+    memory_path: Weights | None
     merge_lora: bool
     dtype: Literal["float32", "bfloat16"]
 
@@ -246,6 +257,20 @@ class CheckDataSettings(Settings):
     decode: bool
     audit: bool
     json_file: Annotated[str | None, Field(alias="json")]
+
+
+class PathSettings(Settings):
+    """Of ``paths``, what a command asks for by itself."""
+
+    model_config = ConfigDict(extra="ignore")
+    checkpoints: str
+
+
+class WeightsSettings(Settings):
+    """Settings of ``mirror_pl.weights``."""
+
+    paths: PathSettings
+    fetch: list[str]
 
 
 class ReportSettings(Settings):
@@ -407,6 +432,7 @@ _OF_COMMANDS: Final[dict[str, type[Settings]]] = {
     "app": AppSettings,
     "convert": ConvertSettings,
     "check_data": CheckDataSettings,
+    "weights": WeightsSettings,
 }
 
 
@@ -429,14 +455,21 @@ def read_settings(cfg: DictConfig, cls: type[SomeSettings]) -> SomeSettings:
     for name, value in settings.model_dump(by_alias=True).items():
         if not isinstance(value, dict | list):
             cfg[name] = literal(value)
+        elif name == "heads":
+            cfg.heads = literal(value)
+        elif name == "backbone" and isinstance(value, dict) and value["path"] is not None:
+            cfg.backbone.path = literal(value["path"])
     return settings
 
 
 def check_settings(values: dict[str, Any], cls: type[SomeSettings]) -> SomeSettings:
     """Return `values`, plain ones, as the settings of a command; texts in them are taken as they are.
 
+    Ids on the Hugging Face Hub become paths, once nothing else is wrong.
+
     Raises:
         ConfigError: As `read_settings`.
+        CheckpointError: If what an id names cannot be had.
     """
     for name, value in values.items():
         if value == MISSING:
@@ -444,7 +477,8 @@ def check_settings(values: dict[str, Any], cls: type[SomeSettings]) -> SomeSetti
         if isinstance(value, str) and (paths := paths_in(value)) is not None:
             values = {**values, name: paths}
     try:
-        return cls.model_validate(values)
+        cls.model_validate(values)
+        return cls.model_validate(values, context={"resolve": True})
     except ValidationError as error:
         raise ConfigError(_in_words(error.errors()[0], cls)) from error
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.errors import CheckpointError, ConfigError, shown
-from mirror_pl.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -86,25 +85,17 @@ def _transformers_config(config: BackboneConfig) -> PretrainedConfig:
     )
 
 
-def read_backbone_folder(folder: Path) -> BackboneConfig:
-    """Read the architecture from a Hugging Face model folder; the folder's name means nothing.
+def config_of_transformers(file: Path, values: Mapping[str, Any]) -> BackboneConfig:
+    """Return the architecture that a ``config.json`` of transformers describes.
 
     Args:
-        folder: Holds a ``config.json`` of a DINOv2 or DINOv3 model.
+        file: For messages.
+        values: What is in it.
 
     Raises:
-        CheckpointError: If there is none, or it describes a model this project does not build.
+        CheckpointError: If it is of a model that this project does not build.
     """
-    file = folder / "config.json"
-    if not file.is_file():
-        raise CheckpointError(
-            f"backbone.path: no config.json in {folder}. Expected a Hugging Face model folder of DINOv2 or DINOv3"
-        )
-    try:
-        values = read_json(file)
-        model_type = values["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"backbone.path: {file} is no Hugging Face model config ({error!r})") from error
+    model_type = values["model_type"]
     if model_type not in ("dinov2", "dinov3_vit"):
         raise CheckpointError(f"backbone.path: {file} describes a {shown(model_type)} model; expected dinov2 or dinov3_vit")
     dinov3 = model_type == "dinov3_vit"

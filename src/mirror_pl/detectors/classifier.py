@@ -13,6 +13,7 @@ from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.normalise import Normalise
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import ConfigError, nearest
+from mirror_pl.hub import HubId, origin
 from mirror_pl.images.spec import PreprocessSpec
 
 FAKE_WORDS: Final = frozenset(
@@ -87,9 +88,8 @@ class Classifier(Detector):
     @property
     def name(self) -> str:
         """The repository's name on the hub, as its cache has it, or the folder's."""
-        parts = self.source.resolve().parts
-        cached = next((part for part in parts if part.startswith("models--")), None)
-        return cached.removeprefix("models--").replace("--", "/") if cached else self.source.resolve().name
+        found = origin(self.source)
+        return HubId.parse(found).repo if found else self.source.resolve().name
 
     def description(self) -> dict[str, Any]:
         """Return what it is, in plain values."""

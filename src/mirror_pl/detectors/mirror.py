@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ from mirror_pl.images.decode import UndecodableImageError
 from mirror_pl.images.pictures import Picture, prepare
 from mirror_pl.labels import FAKE, REAL
 from mirror_pl.retrieval import TokenEvidence
+
+if TYPE_CHECKING:
+    from mirror_pl.detectors.checkpoint.hub_folder import Runs
 
 
 class Judgement(NamedTuple):
@@ -111,6 +114,73 @@ class MirrorDetector(Detector):
             device=device,
             dtype=dtype,
         )
+
+    def save_pretrained(
+        self, folder: str | Path, *, run: Runs = (), licence: str | None = None, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """Write it to a new folder, whole or not at all: as ``mirror_pl.convert`` does, and a model card as ``README.md``.
+
+        A calibration is a file of its own, and is not in it.
+
+        Args:
+            folder: Must not exist.
+            run: What the card tells of: folders of its training, of evaluations of it, or of a report on them, which has
+                intervals. No paths of this machine get into the card.
+            licence: Of what was trained, as the Hub names licences; the backbone's is said besides.
+            dtype: Stored precision of the weights.
+
+        Raises:
+            ConfigError: If `run` names none of these, or another detector's.
+            OutputError: If `folder` exists or cannot be written.
+        """
+        from mirror_pl.detectors.checkpoint.hub_folder import write_pretrained
+
+        write_pretrained(self, Path(folder), run, licence, dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None, **settings: Any) -> MirrorDetector:
+        """Load it from a folder, or from a repository on the Hugging Face Hub.
+
+        Args:
+            source: The folder; or ``org/name``, with or without ``hf-hub:`` before it.
+            revision: Branch, tag or commit of the repository; None for ``main``.
+            settings: Of `load`.
+
+        Raises:
+            ConfigError, CheckpointError: As `load`, and as `hub.local_path`.
+        """
+        from mirror_pl.detectors.checkpoint.hub_folder import load_pretrained
+
+        return load_pretrained(source, revision, **settings)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        run: Runs = (),
+        licence: str | None = None,
+        private: bool | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> str:
+        """Publish what `save_pretrained` writes as a repository on the Hugging Face Hub, made if there is none.
+
+        Args:
+            repo_id: As ``org/name``.
+            run: As of `save_pretrained`.
+            licence: Likewise.
+            private: Whether a new repository is seen by its owners only; None leaves that to the organisation.
+            dtype: Stored precision of the weights.
+
+        Returns:
+            Its id with the commit, by which it can be loaded.
+
+        Raises:
+            ConfigError: As `save_pretrained`; or if `repo_id` is none.
+            OutputError: If the Hub cannot be reached, or refuses.
+        """
+        from mirror_pl.detectors.checkpoint.hub_folder import push
+
+        return push(self, repo_id, run, licence, private, dtype)
 
     @property
     def name(self) -> str:

@@ -17,6 +17,7 @@ from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, nearest
+from mirror_pl.hub import local_path
 from mirror_pl.locate import registered_detectors
 
 
@@ -113,7 +114,8 @@ def load_detector(
 
     Args:
         checkpoint: What the class's `load` takes: its published file or folder; or a file of our training, which holds all
-            of it. "miniature" is the small MIRROR that is shipped with the package, to try things out.
+            of it. "miniature" is the small MIRROR that is shipped with the package, to try things out. Here and wherever
+            else a file is named, an id on the Hugging Face Hub will do, see `hub.HubId`.
         detector: Its name, or its class.
         calibration: A file of ``mirror_pl.calibrate``, fitted on this detector: `predict` returns calibrated scores.
         abstain: With `calibration`: error rate in each class at which `predict` may also say unsure; None never does.
@@ -126,6 +128,7 @@ def load_detector(
             detector's.
         CheckpointError: If a file is missing, damaged, unsafe or of another kind, or any tensor does not fit.
     """
+    checkpoint, calibration, settings = _local(checkpoint, calibration, settings)
     kind = detector if isinstance(detector, type) else detector_class(detector)
     name, known = detector if isinstance(detector, str) else kind.__name__, settings_of(kind)
     merge = {"merge": settings.pop("merge")} if "merge" in settings and "merge" not in known else {}
@@ -148,6 +151,17 @@ def load_detector(
         loaded = kind.load(checkpoint, device=device, dtype=dtype, **settings)
     loaded.calibration = calibration_for(loaded.name, checkpoint, calibration, abstain)
     return loaded
+
+
+def _local(
+    checkpoint: str | Path, calibration: str | Path | None, settings: Mapping[str, Any]
+) -> tuple[str | Path, str | Path | None, dict[str, Any]]:
+    """Return these with ids on the Hugging Face Hub resolved to paths."""
+    given = {"checkpoint": checkpoint, "calibration": calibration, **settings}
+    for name in ("checkpoint", "calibration", "backbone_folder", "memory_path"):
+        if isinstance(given.get(name), str):
+            given[name] = local_path(given[name], name)
+    return given.pop("checkpoint"), given.pop("calibration"), given
 
 
 def trained_file(path: Path) -> RawCheckpoint | None:

@@ -8,8 +8,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from mirror_pl.detectors.backbone import ABSENT_BIASES, Backbone, read_backbone_folder
+from mirror_pl.detectors.backbone import ABSENT_BIASES, Backbone
 from mirror_pl.detectors.baseline import Baseline, VitSize, assembled, check_depth
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.detectors.checkpoint.names import our_name
 from mirror_pl.detectors.checkpoint.read import published_tensors
 from mirror_pl.detectors.clip import ClipDetector, clip_tower, number_positions, read_clip_config

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from mirror_pl.config.build_detector import backbone_weights, checkpoint_of
 from mirror_pl.config.schema import ScoringSettings
 from mirror_pl.errors import CheckpointError
 from mirror_pl.files import kept_sha256
+from mirror_pl.hub import full_path, origin, with_origin
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.provenance import versions
 from mirror_pl.reports.run_folder import is_begun
@@ -38,6 +39,10 @@ class WeightsFile:
 
     path: str | None
     sha256: str | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it in plain values, as run records carry it; a file of the Hugging Face Hub has its id too."""
+        return with_origin(asdict(self))
 
 
 def weights_of(settings: DetectorSettings) -> dict[str, WeightsFile]:
@@ -63,7 +68,7 @@ def _hashed(setting: str, path: str | None) -> WeightsFile:
     if path is None:
         return WeightsFile(None, None)
     try:
-        return WeightsFile(str(Path(path).resolve()), kept_sha256(Path(path)))
+        return WeightsFile(full_path(path), kept_sha256(Path(path)))
     except OSError as error:
         raise CheckpointError(f"{setting}: {path} cannot be read: {error.strerror}") from error
 
@@ -110,7 +115,7 @@ def is_finished(settings: EvalSettings, folder: RunFolder | None) -> bool:
 
 
 def with_absolute_paths(cfg: DictConfig) -> dict[str, Any]:
-    """Return the resolved settings, with paths that mean the same wherever they are read."""
+    """Return the resolved settings, with paths, or ids on the Hub, that mean the same wherever they are read."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     for setting in PATHS:
         *groups, name = setting.split(".")
@@ -118,7 +123,7 @@ def with_absolute_paths(cfg: DictConfig) -> dict[str, Any]:
         for group in groups:
             node = node[group]
         if node.get(name) is not None:  # the settings of an older run lack what came later
-            node[name] = str(path_of(node[name]).resolve())
+            node[name] = origin(node[name]) or str(path_of(node[name]).resolve())
     labels = {"file": plain["labels"]} if isinstance(plain["labels"], str) else plain["labels"]
     if labels is not None and labels.get("file") is not None:
         plain["labels"] = {**labels, "file": str(Path(labels["file"]).resolve())}

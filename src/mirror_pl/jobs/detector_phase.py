@@ -17,6 +17,7 @@ from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.detectors.variants import LINEAR_PROBE, variant_name
 from mirror_pl.errors import ConfigError, DataError
 from mirror_pl.files import path_sha256
+from mirror_pl.hub import origin, with_origin
 from mirror_pl.images import PreprocessSpec
 from mirror_pl.jobs.phase import Phase, check_crop, starting_backbone
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
@@ -144,8 +145,8 @@ class DetectorPhase(Phase):
         files = [name for name in self.outputs if (folder / name).exists()]
         best = read_checkpoint(folder / BEST_FILE).training if BEST_FILE in files else None
         return {
-            "memory": {"path": self.settings.memory_path, "sha256": self.memory_sha256},
-            "started_from": self.settings.checkpoint,
+            "memory": with_origin({"path": self.settings.memory_path, "sha256": self.memory_sha256}),
+            "started_from": self.settings.checkpoint and (origin(self.settings.checkpoint) or self.settings.checkpoint),
             "checkpoints": {name: path_sha256(folder / name) for name in files},
             "best": best and {"step": best["step"], "bal_acc": best["validated"]},
         }

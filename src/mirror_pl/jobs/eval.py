@@ -246,7 +246,7 @@ def _complete(
         "images": {"indexed": len(index), **record.counts},
         "resumed_after": predictions.resumed or None,
         "data": {"root": str(index.data_root.resolve()), "fingerprint": index.fingerprint()},
-        **{key: asdict(file) for key, file in job.weights.items()},
+        **{key: file.to_dict() for key, file in job.weights.items()},
         **({} if calibration is None else {"calibrated": calibration.description()}),
         "miniature": is_miniature(settings.checkpoint),
         "detector": detector.description(),

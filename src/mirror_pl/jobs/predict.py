@@ -241,7 +241,7 @@ def _record(
         **clock.facts(),
         "resumed_after": output.resumed or None,
         "miniature": is_miniature(settings.checkpoint),
-        "weights": {key: asdict(file) for key, file in weights.items()},
+        "weights": {key: file.to_dict() for key, file in weights.items()},
         "device_name": device_name(device),
         "revision": git_revision(),
         "machine": machine(),

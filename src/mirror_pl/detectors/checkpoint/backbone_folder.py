@@ -1,4 +1,4 @@
-"""Backbone weights from a Hugging Face folder: training starts from them, and its files may leave them there."""
+"""Backbone weights from a folder of transformers or timm: training starts from them, and its files may leave them there."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mirror_pl.detectors.backbone import Backbone, read_backbone_folder
+from mirror_pl.detectors.backbone import Backbone, config_of_transformers
 from mirror_pl.detectors.checkpoint.fit import check_weights, missing_layers
 from mirror_pl.detectors.checkpoint.names import our_name
+from mirror_pl.detectors.checkpoint.timm_dinov3 import config_of_timm, from_timm, is_of_timm
+from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.errors import CheckpointError, name_list
 from mirror_pl.files import RACY_NS, path_sha256, path_state, read_json
+from mirror_pl.hub import with_origin
 
 CONFIG, WEIGHTS, SHARDS = "config.json", "model.safetensors", "model.safetensors.index.json"
 
@@ -41,8 +44,8 @@ class BackboneSource:
         return cls(folder.resolve(), backbone_sha256(folder))
 
     def to_dict(self) -> dict[str, str]:
-        """Return it in plain values, as files and run records carry it."""
-        return {"path": str(self.path), "sha256": self.sha256}
+        """Return it in plain values, as files and run records carry it; a folder of the Hugging Face Hub has its id too."""
+        return with_origin({"path": str(self.path), "sha256": self.sha256})
 
 
 def load_backbone(folder: Path) -> Backbone:
@@ -50,7 +53,7 @@ def load_backbone(folder: Path) -> Backbone:
 
     Args:
         folder: Holds ``config.json`` and ``model.safetensors`` (or its shards) of a DINOv2 or DINOv3 model, of any line of
-            transformers.
+            transformers, or of timm's DINOv3.
 
     Raises:
         CheckpointError: If a file is missing or damaged, or any tensor is missing, unexpected or of the wrong shape.
@@ -73,13 +76,43 @@ def load_backbone(folder: Path) -> Backbone:
     return backbone.requires_grad_(False).eval()
 
 
+def read_backbone_folder(folder: Path) -> BackboneConfig:
+    """Read the architecture from a model folder of transformers or timm; the folder's name means nothing.
+
+    Args:
+        folder: Holds a ``config.json`` of a DINOv2 or DINOv3 model; timm's says too little, and the weights say the rest.
+
+    Raises:
+        CheckpointError: If there is none, or it describes a model this project does not build.
+    """
+    file = folder / CONFIG
+    if not file.is_file():
+        raise CheckpointError(
+            f"backbone.path: no {CONFIG} in {folder}. Expected a Hugging Face model folder of DINOv2 or DINOv3"
+        )
+    try:
+        values = read_json(file)
+        if "model_type" not in values and "architecture" in values:  # timm
+            return config_of_timm(file, values, read_backbone_weights(folder))
+        values["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"backbone.path: {file} is no Hugging Face model config ({error!r})") from error
+    return config_of_transformers(file, values)
+
+
 def read_backbone_weights(folder: Path) -> dict[str, Tensor]:
     """Read the weights in a folder in float32, under our names; see `read_tensors`. Those that are float32 are not copied.
 
     Raises:
         CheckpointError: If a file is missing or damaged.
     """
-    return {our_name(f"backbone.model.{name}"): tensor.float() for name, tensor in read_tensors(folder).items()}
+    tensors = read_tensors(folder)
+    ours = (
+        from_timm(tensors)
+        if is_of_timm(tensors)
+        else {our_name(f"backbone.model.{name}"): tensors[name] for name in tensors}
+    )
+    return {name: tensor.float() for name, tensor in ours.items()}
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mirror_pl.detectors.checkpoint.backbone_folder import CONFIG, BackboneSource, backbone_sha256
 from mirror_pl.detectors.checkpoint.read import RawCheckpoint, read_checkpoint
 from mirror_pl.errors import CheckpointError
+from mirror_pl.hub import origin
 
 
 def backbone_source(
@@ -31,7 +32,8 @@ def find_backbone(raw: RawCheckpoint, backbone_folder: Path | None, key: str = "
     if recorded is None:
         return None
     folder = recorded.path if backbone_folder is None else backbone_folder
-    remedy = "Give the Hugging Face folder it was trained with, or a copy of it, as backbone.path=FOLDER"
+    where = origin(recorded.path) or "FOLDER"
+    remedy = f"Give the Hugging Face folder it was trained with, or a copy of it, as backbone.path={where}"
     if not _is_there(folder):
         raise CheckpointError(
             f"{key}: {raw.path} holds no backbone weights, and there is no {CONFIG} in {folder}. Expected the folder "

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from mirror_pl.calibration import Calibration, read_calibration
-from mirror_pl.detectors.backbone import read_backbone_folder
-from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_weights
+from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder, read_backbone_weights
 from mirror_pl.detectors.checkpoint.bank import read_bank
 from mirror_pl.detectors.checkpoint.fit import misfits, missing_layers
 from mirror_pl.detectors.checkpoint.frozen_backbone import find_backbone

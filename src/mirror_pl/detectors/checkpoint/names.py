@@ -133,8 +133,10 @@ _ORIGINAL = (
     (re.compile(_ORIGINAL_LAYER + r"(norm[12])\."), r"backbone.layers.\1.\2."),
     (re.compile(_ORIGINAL_LAYER + r"attn\.qkv\."), r"backbone.layers.\1.attention.qkv."),
     (re.compile(_ORIGINAL_LAYER + r"attn\.proj\."), r"backbone.layers.\1.attention.o."),
-    (re.compile(_ORIGINAL_LAYER + r"ls([12])\.gamma$"), r"backbone.layers.\1.layer_scale\2"),
-    (re.compile(_ORIGINAL_LAYER + r"mlp\.fc1\."), r"backbone.layers.\1.mlp.up."),
+    (re.compile(_ORIGINAL_LAYER + r"attn\.([qv])_bias$"), r"backbone.layers.\1.attention.\2.bias"),  # timm's DINOv3
+    (re.compile(_ORIGINAL_LAYER + r"(?:ls([12])\.gamma|gamma_([12]))$"), r"backbone.layers.\1.layer_scale\2\3"),
+    (re.compile(_ORIGINAL_LAYER + r"mlp\.fc1_g\."), r"backbone.layers.\1.mlp.gate."),  # timm's DINOv3
+    (re.compile(_ORIGINAL_LAYER + r"mlp\.fc1(?:_x)?\."), r"backbone.layers.\1.mlp.up."),
     (re.compile(_ORIGINAL_LAYER + r"mlp\.fc2\."), r"backbone.layers.\1.mlp.down."),
     # Around the layers.
     (re.compile(r"^(cls_token|mask_token)$"), r"backbone.embeddings.\1"),
@@ -147,7 +149,7 @@ _QKV = re.compile(r"^(backbone\.layers\.\d+\.attention\.)qkv\.(weight|bias|lora_
 
 
 def from_original_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Translate the names in a file to ours.
+    """Translate the names in a file of DDA, B-Free or timm to ours.
 
     There, q, k and v are one projection with one adapter; here they are three, each a part of the same memory. An adapter
     of the one is three that share its A.

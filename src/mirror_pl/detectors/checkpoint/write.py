@@ -71,6 +71,7 @@ def save_folder(
     config: DetectorConfig,
     dtype: torch.dtype = torch.float32,
     training: Mapping[str, Any] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> None:
     """Write a detector to a new folder, whole or not at all.
 
@@ -80,6 +81,7 @@ def save_folder(
         config: The detector they belong to.
         dtype: Stored precision of the weights; the normalisation constants stay float32.
         training: How it was trained, in plain values, where that is known.
+        texts: Further files, by their names.
 
     Raises:
         OutputError: If `folder` exists or cannot be written.
@@ -96,7 +98,8 @@ def save_folder(
         description["detector"] = config.to_dict()
         if training:
             description["training"] = dict(training)
-        write_text(temporary / CONFIG_FILE, json.dumps(description, indent=2) + "\n")
+        for name, text in {**(texts or {}), CONFIG_FILE: json.dumps(description, indent=2) + "\n"}.items():
+            write_text(temporary / name, text)
 
 
 def rounded(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
