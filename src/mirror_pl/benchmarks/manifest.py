@@ -105,6 +105,7 @@ class Manifest:
         licence: Of the data.
         how_to_get: What a user does to get it.
         citation: The paper to cite.
+        aliases: What else ``benchmark=`` takes for it: its names in other releases of the published code.
         skip: Folder names never entered, such as a training split beside the test split.
         shared_reals: Sets of real images that serve several subsets, by name.
         published_rows: Subsets that are rows of the published report only: what they hold is a shared set here.
@@ -121,6 +122,7 @@ class Manifest:
     licence: str
     how_to_get: str
     citation: str
+    aliases: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     shared_reals: Mapping[str, SharedReals] = field(default_factory=dict)
     published_rows: tuple[str, ...] = ()
@@ -153,7 +155,7 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
         ConfigError: Naming the benchmark, the key, what was expected and what was got.
     """
     where = f"benchmark {values.get('name', '?')}"
-    optional = ("skip", "shared_reals", "published_rows", "pooled_row", "expected")
+    optional = ("aliases", "skip", "shared_reals", "published_rows", "pooled_row", "expected")
     _check_keys(values, Manifest, where, (*optional, "subsets"), extra=("subsets",))
     texts = ("name", "title", "published_key", "source", "licence", "how_to_get", "citation")
     wrong = [key for key in texts if not isinstance(values[key], str)]
@@ -180,7 +182,7 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
         raise ConfigError(f"{where}: expected names the unknown subset {strangers[0]!r}.{nearest(str(strangers[0]), names)}")
     kept = {key: value for key, value in values.items() if key != "subsets"}
     kept |= {"layouts": parsed, "shared_reals": shared}
-    kept |= {key: _strings(values.get(key, ()), f"{where}, {key}") for key in ("skip", "published_rows")}
+    kept |= {key: _strings(values.get(key, ()), f"{where}, {key}") for key in ("aliases", "skip", "published_rows")}
     return Manifest(**kept)
 
 
