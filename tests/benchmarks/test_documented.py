@@ -9,6 +9,7 @@ from benchmark_trees import DOCUMENTED, write
 from shard_files import write_parquet, write_zip
 
 from mirror_pl.benchmarks import BenchmarkIndex, index_benchmark, load_manifest
+from mirror_pl.errors import DataError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.locate import config_dir
 
@@ -80,4 +81,25 @@ def test_ntire2026_is_labelled_by_its_table(packed: bool, tmp_path: Path) -> Non
     else:
         write(base, {"images/ab.jpg": ("ALL", 0, "a"), "images/cd.jpg": ("ALL", 1, "b")})
     (base / "labels.csv").write_text(",image_name,label,is_distorted\n0,ab,0,0\n1,cd,1,1\n")
-    assert rows_of(index("ntire2026", tmp_path)) == [("ALL", 0, "a"), ("ALL", 1, "b")]
+    assert rows_of(index("ntire2026", tmp_path)) == [("clean", 0, "a"), ("distorted", 1, "b")]
+
+
+def test_a_column_tells_subsets_apart(tmp_path: Path) -> None:
+    base = tmp_path / "NTIRE-RobustAIGenDetection-val"
+    write(base, {f"images/{name}": ("", 0, name) for name in ("a.jpg", "b.jpg", "c.jpg", "no_row.jpg", "x.txt")})
+    table = base / "labels.csv"
+    table.write_text("image_name,label,is_distorted\na,0,False\nb,1,0\nc,1,0\ngone,1,1\n")
+    found = index("ntire2026", tmp_path)
+    assert rows_of(found) == [("clean", 0, "a.jpg"), ("clean", 1, "b.jpg"), ("clean", 1, "c.jpg")]
+    assert set(found.missing) == {"distorted"}
+    assert {reason: count for reason, count in found.passed_over.counts.items() if "suffix .csv" not in reason} == {
+        "suffix .txt": 1, "no row in labels.csv": 1, "a row in labels.csv but no image": 1,
+    }  # fmt: skip
+    for rows, message in (
+        ("image_name,label\na,0\n", "no column is_distorted; its columns are image_name, label"),
+        ("image_name,label,is_distorted\na,0,2\n", "a has is_distorted '2'; expected one of 0, false, 1, true"),
+        ("image_name,label,is_distorted\na,0,0\na,0,1\n", "a has is_distorted 0 in line 2, and 1 in line 3"),
+    ):
+        table.write_text(rows)
+        with pytest.raises(DataError, match=message):
+            index("ntire2026", tmp_path)
