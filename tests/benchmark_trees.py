@@ -125,6 +125,11 @@ OFFICIAL: dict[str, Callable[[], Tree]] = {
     "realchain_cd": lambda: fakes("RealChain/CD", REALCHAIN) | shared("Real", "RealChain/CD/Real"),
 }
 
+DOCUMENTED = (
+    "community_forensics", "dda_coco", "forensynths", "itw_sm", "mnw", "ntire2026", "openfake", "t2i_corebench",
+)  # fmt: skip
+"""Benchmarks without a published tree, whose layout is known from documents only."""
+
 SERVED = {
     "synthbuster": {"RAISE": SYNTHBUSTER.split()},
     "univfd": {"laion": LAION.split(), "imagenet": ["guided"]},

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from benchmark_trees import DOCUMENTED
 
 from mirror_pl.benchmarks import Manifest, parse_manifest
 from mirror_pl.config.build import build_manifest
@@ -42,7 +43,7 @@ def manifest_of(name: str) -> Manifest:
 
 
 def test_the_published_ones_are_all_there() -> None:
-    assert set(SHIPPED) == {"miniature", "folder", *PUBLISHED}
+    assert set(SHIPPED) == {"miniature", "folder", *DOCUMENTED, *PUBLISHED}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -22,3 +22,12 @@ def test_names_are_ours() -> None:
     assert {n.benchmark for n in published_numbers()} <= benchmarks
     assert {n.detector for n in published_numbers()} - {"B-Free", "DDA"} <= {f"mirror/{name}" for name in KNOWN_BACKBONES}
     assert all(0.5 < n.bal_acc <= 1 for n in published_numbers())
+
+
+def test_sources_that_disagree_on_dda_are_all_kept() -> None:
+    known = {n.source.split(",")[0]: n.bal_acc for n in published_for("evalgen", "DDA")}
+    assert known == {"readme-2026-04": 0.966, "project-readme": 0.904, "dda-readme-2026-04-13": 0.972, "dda-issue-15": 0.944}
+    measured = published_for("evalgen", "DDA")[-1].source
+    assert "b27a31d3" in measured
+    own = [n.bal_acc for n in published_numbers() if n.source == "dda-readme-2026-04-13"]
+    assert own == [0.917, 0.981, 0.972, 0.901, 0.878, 0.824, 0.909, 0.903, 0.951], "as DDA's README prints them"

@@ -10,9 +10,10 @@ import pytest
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError
 
+from mirror_pl.benchmarks import benchmark_names, load_manifest
 from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_backbone
-from mirror_pl.config.command import check_choices, check_overrides, compose
+from mirror_pl.config.command import check_choices, check_overrides, compose, without_aliases
 from mirror_pl.config.schema import BackboneSettings, ConvertSettings, EvalSettings, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
 from mirror_pl.errors import ConfigError
@@ -189,3 +190,30 @@ def test_what_a_target_refuses_is_said_in_its_own_words() -> None:
         build(cfg.augment)
     with pytest.raises(ConfigError, match="unexpected keyword argument 'sizes'"):
         build(compose("train", ["+augment.sizes=336"]).augment)
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("GenImage", "genimage"),
+        ("AIGCDetect", "aigcdetect"),
+        ("UnivFakeDetect", "univfd"),
+        ("SynthWildx", "synthwildx"),
+        ("BFree-Online", "bfree_online"),
+    ],
+)
+def test_a_name_of_the_release_of_october_is_taken_for_ours(
+    alias: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert compose("eval", [f"benchmark={alias}"]).benchmark.name == name
+    assert f"benchmark={alias} is {name} here" in capsys.readouterr().err
+
+
+def test_an_alias_is_of_one_benchmark_and_no_name() -> None:
+    names = benchmark_names()
+    aliases = [alias for name in names for alias in load_manifest(name).aliases]
+    assert len(aliases) == len({*aliases}) == 5
+    assert not {*aliases} & {*names}
+    assert without_aliases(["benchmark=wildrf,GenImage", "seed=1"]) == ["benchmark=wildrf,genimage", "seed=1"]
+    with pytest.raises(ConfigError, match="benchmark=GenImag: there is no such benchmark"):
+        compose("eval", ["benchmark=GenImag"])

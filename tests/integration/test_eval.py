@@ -171,6 +171,7 @@ def test_undefined_is_shown_as_undefined(tree: Path, tmp_path: Path, capsys: pyt
 def test_compat_published_changes_nothing_where_all_is_well(tmp_path: Path) -> None:
     folder = evaluate(tmp_path / "out", *golden_overrides(SMALL, "wildrf"), "compat=published")
     assert_equal_reports(report_of(folder), SMALL.report("WildRF"))
+    assert json.loads((folder / "metrics.json").read_text())["compat_release"] == "MIRROR's code of April 2026"
 
 
 def test_bad_images_are_listed_counted_and_never_replaced(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -23,7 +24,16 @@ from mirror_pl.jobs.eval import run as evaluate
 from mirror_pl.jobs.report import run
 
 SUBSETS = {"a": (30, 30), "b": (20, 40)}
-FILES = {"report.json", "table.csv", "metrics.csv", "comparisons.csv", "report.md", "report.tex", "report.html"}
+FILES = {
+    "report.json",
+    "table.csv",
+    "metrics.csv",
+    "comparisons.csv",
+    "leaderboard.csv",
+    "report.md",
+    "report.tex",
+    "report.html",
+}
 
 
 def report(*folders: Path, **settings: Any) -> dict[str, Any]:
@@ -373,3 +383,71 @@ def test_as_a_user_starts_it(tmp_path: Path) -> None:
     (folder,) = Path("outputs/report").iterdir()
     assert {path.name for path in folder.iterdir()} == FILES
     assert f"Report: {folder}" in done.stdout
+
+
+def lab(tmp_path: Path, name: str, right: float = 0.8) -> Path:
+    """Report a run of its own, and hand its leaderboard on under another name."""
+    folder = Run(images(SUBSETS, right)).write(tmp_path / name)
+    report(folder)
+    file = Path("out/leaderboard.csv").rename(f"{name}.csv")
+    shutil.rmtree("out")
+    return file
+
+
+def test_the_leaderboard_says_what_a_row_rests_on(tmp_path: Path) -> None:
+    facts = {
+        "versions": {"mirror_pl": "0.2"},
+        "revision": "c" * 40,
+        "backbone": {"path": "/b", "sha256": "b" * 64},
+        "protocol": {"crops": "five", "aggregate": "mean", "of": "logit", "as_published": False},
+    }
+    settings = {"perturb": ["jpeg_50"], "tf32": True}
+    Run(images(SUBSETS), facts=facts, settings=settings, precision="bf16-mixed").write(tmp_path / "one")
+    content = report(tmp_path)
+    (row,) = rows_of("leaderboard.csv")
+    mean = result_of(content, "wildrf", content["detectors"][0]["label"])["mean"]["bal_acc"]
+    assert [float(row[name]) for name in ("bal_acc", "low", "high")] == [mean["value"], mean["low"], mean["high"]]
+    assert row["detector"] == "mirror/tiny"
+    assert row["images"] == "120", "of two subsets with 60 each"
+    assert (row["subsets"], row["version"], row["revision"]) == ("2/2", "0.2", "c" * 40)
+    assert (row["checkpoint_sha256"], row["backbone_sha256"]) == (content["detectors"][0]["checkpoint"], "b" * 64)
+    assert row["data_fingerprint"] == "f" * 64
+    assert row["recipe"] == "precision bf16-mixed; crops five; mean of logits; tf32; perturb jpeg_50"
+    assert row["repeat"] == f"python -m mirror_pl.eval repeat={tmp_path / 'one'}"
+    assert (row["source"], row["mark"]) == (str(tmp_path / "one"), "")
+
+
+def test_equal_claims_of_labs_are_one_row_and_others_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    same, other = lab(tmp_path, "same"), lab(tmp_path, "other", right=0.6)
+    mine = Run(images(SUBSETS)).write(tmp_path / "mine")
+    content = report(mine, same, other)
+    rows = rows_of("leaderboard.csv")
+    assert [row["mark"] for row in rows] == ["conflict", "conflict"]
+    assert [row["source"] for row in rows] == [f"{mine} | same.csv: {tmp_path / 'same'}", f"other.csv: {tmp_path / 'other'}"]
+    assert float(rows[0]["bal_acc"]) > float(rows[1]["bal_acc"])
+    assert "2 rows of out/leaderboard.csv contradict" in " ".join(capsys.readouterr().out.split())
+    assert len(content["results"]) == 1, "the other files are of the run folders"
+
+
+def test_another_precision_is_another_claim(tmp_path: Path) -> None:
+    other = lab(tmp_path, "other", right=0.6)
+    report(Run(images(SUBSETS), precision="bf16-mixed").write(tmp_path / "mine"), other)
+    assert [row["mark"] for row in rows_of("leaderboard.csv")] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("bal_acc,low", "accuracy,low", "columns detector, benchmark, accuracy"),
+        ("wildrf,0.", "wildrf,7.", r"line 2: bal_acc must be a fraction from 0 to 1, or empty, got '7\."),
+        (",120,", ",many,", "line 2: images must be a whole number, got 'many'"),
+        (",120,", ",", "line 2: 17 columns, expected 18"),
+    ],
+)
+def test_a_file_that_is_no_leaderboard_is_refused(old: str, new: str, message: str, tmp_path: Path) -> None:
+    file = lab(tmp_path, "other")
+    assert old in file.read_text()
+    file.write_text(file.read_text().replace(old, new))
+    with pytest.raises(DataError, match=message):
+        report(tmp_path / "other", file)
+    assert not Path("out").exists()

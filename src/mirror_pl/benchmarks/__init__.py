@@ -3,7 +3,7 @@
 from mirror_pl.benchmarks.index import BenchmarkIndex, index_benchmark
 from mirror_pl.benchmarks.manifest import LabelTable, Layout, Manifest, parse_label_table, parse_manifest
 from mirror_pl.benchmarks.published import PublishedNumber, published_for
-from mirror_pl.benchmarks.shipped import benchmark_names, load_manifest, without_settings
+from mirror_pl.benchmarks.shipped import benchmark_aliases, benchmark_names, load_manifest, without_settings
 
 __all__ = [
     "BenchmarkIndex",
@@ -11,6 +11,7 @@ __all__ = [
     "Layout",
     "Manifest",
     "PublishedNumber",
+    "benchmark_aliases",
     "benchmark_names",
     "index_benchmark",
     "load_manifest",

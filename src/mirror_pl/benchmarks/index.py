@@ -134,6 +134,8 @@ def index_benchmark(
             raise DataError(f"{key}: {folder} {kind}; give the folder that holds the images as {key}=FOLDER")
     layouts = manifest.layouts
     if labels is not None:
+        if labels.file is None and any(layout.subset_column is not None for layout in layouts.values()):
+            raise DataError(f"labels: {manifest.name} has its subsets in a table; give it as labels.file=FILE.csv")
         layouts = {name: replace(layout, table=labels) for name, layout in layouts.items()}
     return _Search(manifest, layouts, data_root, suffixes, pair, cache).run(reals)
 
@@ -189,7 +191,7 @@ class _Search:
         self.cache = cache
         self.skip = {name.lower() for name in manifest.skip}
         self.walks: dict[tuple[Path, bool, str | None], Walk] = {}
-        self.labelled: dict[tuple[Path, str], _Found] = {}
+        self.labelled: dict[tuple[Path, str, str | None], _Found] = {}
         self.rows: dict[str, LabelRows] = {}
         self.passed_over = PassedOver()
         self.unreadable: dict[str, str] = {}
@@ -261,34 +263,37 @@ class _Search:
     def _find(self, name: str, layout_name: str) -> _Found | None:
         """Find a subset in one layout; None where that has no image of it."""
         for folder in self._candidates(name, self.layouts[layout_name]):
-            found = self._label(folder, layout_name)
+            found = self._label(folder, layout_name, name)
             if found.images:
                 return found
         return None
 
-    def _label(self, folder: Path, layout_name: str) -> _Found:
-        """List and label the images in a folder, once."""
-        key = folder, layout_name
+    def _label(self, folder: Path, layout_name: str, name: str) -> _Found:
+        """List and label the images in a folder, once; a subset's only, where a column tells them apart."""
+        layout = self.layouts[layout_name]
+        subset = None if layout.subset_column is None else name
+        key = folder, layout_name, subset
         if key not in self.labelled:
-            layout = self.layouts[layout_name]
             table = layout.table
             column = None if table is None or table.file is not None or not layout.shards else table.label
-            listed, rows = self._walk(folder, layout.shards, column), self._rows(table)
+            listed, rows = self._walk(folder, layout.shards, column), self._rows(layout)
             paths = [] if rows is None else [self._path(listed, part) for part in listed.folders]
-            self.labelled[key] = _Found(layout_name, layout, listed, labels_of(listed, layout, rows, paths))
+            self.labelled[key] = _Found(layout_name, layout, listed, labels_of(listed, layout, rows, paths, subset))
         return self.labelled[key]
 
-    def _rows(self, table: LabelTable | None) -> LabelRows | None:
+    def _rows(self, layout: Layout) -> LabelRows | None:
         """Read a layout's table, once, if it is a file."""
+        table = layout.table
         if table is None or table.file is None:
             return None
-        if repr(table) not in self.rows:
-            self.rows[repr(table)] = LabelRows(self.data_root / table.file, table, "labels")
-        return self.rows[repr(table)]
+        key = repr((table, layout.subset_column))
+        if key not in self.rows:
+            self.rows[key] = LabelRows(self.data_root / table.file, table, "labels", layout.subset_column)
+        return self.rows[key]
 
     def _candidates(self, name: str, layout: Layout) -> Iterator[Path]:
         for base in layout.folders:
-            for folder in layout.subsets.get(name, ()):
+            for folder in layout.folders_of(name):
                 path = find_folder(self.data_root, f"{base}/{folder}")
                 if path is not None:
                     yield path
@@ -332,7 +337,7 @@ class _Search:
 
     def _add(self, group: int, listed: Walk, parts: list[LabelledFolder], layout: Layout | None) -> None:
         base = self._relative(listed.path)
-        rows = None if layout is None else self._rows(layout.table)
+        rows = None if layout is None else self._rows(layout)
         for name, reason in listed.unreadable.items():
             self.unreadable[base if name == "." else _join(base, name)] = reason
         for folder, label, reason in parts:
@@ -362,13 +367,13 @@ class _Search:
     def _why_missing(self, name: str, main: str) -> str:
         for key, layout in sorted(self.layouts.items(), key=lambda item: not item[1].shards):  # what sees most
             for path in self._candidates(name, layout):
-                found = self._label(path, key)
+                found = self._label(path, key, name)
                 self._add(0, found.walk, found.parts, layout)
                 where = f"in a folder {' or '.join(layout.labels)}" if layout.table is None else "with a label"
                 return f"no image {where} below {path}"
         layout = self.layouts[main]
         base = next(filter(None, (find_folder(self.data_root, folder) for folder in layout.folders)), None)
-        return f"no folder {layout.subsets[name][0]} in {base or self.data_root / layout.folders[0]}"
+        return f"no folder {layout.folders_of(name)[0]} in {base or self.data_root / layout.folders[0]}"
 
     def _nothing_found(self) -> str:
         """Say what is missing, and whether the subsets lie where the user may have meant."""
@@ -389,7 +394,7 @@ class _Search:
             )
         misplaced = [
             name
-            for name, folders in layout.subsets.items()
+            for name, folders in ((name, layout.folders_of(name)) for name in layout.subsets)
             if folders != (".",) and any(find_folder(self.data_root, folder) for folder in folders)
         ]
         found = f"none of its subsets is in {self.data_root} either"

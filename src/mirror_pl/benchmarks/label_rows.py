@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from mirror_pl.benchmarks.manifest import LabelTable
+from mirror_pl.benchmarks.manifest import LabelTable, Layout
 from mirror_pl.errors import DataError, name_list
 
 PATH_COLUMNS: Final = ("path", "image_path", "image", "filename", "file", "file_name", "name", "id", "image_id")
@@ -23,6 +23,7 @@ class LabelRows:
         file: The CSV file; its first line names the columns.
         table: Which of them are meant.
         setting: What the table was given by, for messages.
+        subset_column: Column that says which subset an image is in; None for none.
 
     Attributes:
         name: Of the file.
@@ -32,10 +33,11 @@ class LabelRows:
         DataError: If the file cannot be read, a column is not there, or two rows give one image different labels.
     """
 
-    def __init__(self, file: Path, table: LabelTable, setting: str) -> None:
+    def __init__(self, file: Path, table: LabelTable, setting: str, subset_column: str | None = None) -> None:
         self.name = file.name
         self._where = f"{setting}: {file}"
         self._labels: dict[str, str] = {}
+        self._subsets: dict[str, str] = {}
         self._images: dict[str, str] = {}
         lines: dict[str, int] = {}
         try:
@@ -44,10 +46,11 @@ class LabelRows:
                 columns = next(rows, [])
                 path = self._column(columns, table.path, PATH_COLUMNS, f"{setting}.path")
                 label = self._column(columns, table.label, LABEL_COLUMNS, f"{setting}.label")
+                subset = None if subset_column is None else self._column(columns, subset_column, (), "subset_column")
                 for row in rows:
                     if not any(row):
                         continue
-                    if len(row) <= max(path, label):
+                    if len(row) <= max(path, label, subset or 0):
                         raise DataError(f"{self._where}: line {rows.line_num} has {len(row)} of {len(columns)} columns")
                     key = "/".join(part for part in row[path].strip().replace("\\", "/").split("/") if part not in ("", "."))
                     text = row[label].strip()
@@ -55,6 +58,12 @@ class LabelRows:
                         raise DataError(
                             f"{self._where}: {key} is {self._labels[key]} in line {lines[key]}, and {text} in line "
                             f"{rows.line_num}; give each image one label"
+                        )
+                    value = "" if subset is None else row[subset].strip().casefold()
+                    if self._subsets.setdefault(key, value) != value:
+                        raise DataError(
+                            f"{self._where}: {key} has {subset_column} {self._subsets[key]} in line {lines[key]}, and "
+                            f"{value} in line {rows.line_num}; give each image one subset"
                         )
                     lines.setdefault(key, rows.line_num)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -91,6 +100,30 @@ class LabelRows:
     def label_of(self, key: str) -> str:
         """Return the label in a row, as text, by what `key_of` returned."""
         return self._labels[key]
+
+    def images_of(self, subset: str, layout: Layout, keys: Sequence[str | None]) -> list[int]:
+        """Return which images are of a subset, by their positions in `keys`; the first subset's are those without a row too.
+
+        Args:
+            subset: The subset.
+            layout: Which values of its column each subset has.
+            keys: What `key_of` returned, an image.
+
+        Raises:
+            DataError: If a row has a value that no subset has.
+        """
+        by_value = {value: name for name, values in layout.subsets.items() for value in values}
+        first = next(iter(layout.subsets))
+        found = []
+        for image, key in enumerate(keys):
+            value = None if key is None else self._subsets[key]
+            if value is not None and value not in by_value:
+                raise DataError(
+                    f"{self._where}: {key} has {layout.subset_column} {value!r}; expected one of {name_list(by_value, 20)}"
+                )
+            if (first if value is None else by_value[value]) == subset:
+                found.append(image)
+        return found
 
     def use(self, paths: Iterable[str]) -> None:
         """Take the rows of these images.

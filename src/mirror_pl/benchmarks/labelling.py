@@ -36,7 +36,7 @@ class LabelledFolder(NamedTuple):
 
 
 def labels_of(
-    listed: Walk, layout: Layout, rows: LabelRows | None = None, paths: Sequence[str] = ()
+    listed: Walk, layout: Layout, rows: LabelRows | None = None, paths: Sequence[str] = (), subset: str | None = None
 ) -> list[LabelledFolder]:
     """Label the images of a walk: by a table, or by the names of folders.
 
@@ -48,11 +48,19 @@ def labels_of(
         layout: What decides.
         rows: The layout's table, where that is a file.
         paths: What each folder's images lie in, as `rows` is to see it.
+        subset: Where a column of `rows` tells subsets apart, the one whose images are wanted; what is no image, and has no
+            row, comes with the first.
     """
     known, unknown, result = _known(layout), set[str](), list[LabelledFolder]()
     if rows is not None:
         for folder, path in zip(listed.folders, paths, strict=True):
             keys = [rows.key_of(f"{path}/{name}" if path else name) for name in folder.names]
+            if subset is not None and layout.subset_column is not None:
+                images = rows.images_of(subset, layout, keys)
+                first = subset == next(iter(layout.subsets))
+                only = folder.only(images)
+                folder = replace(only, others=folder.others, problems=folder.problems) if first else only
+                keys = [keys[image] for image in images]
             values = [None if key is None else rows.label_of(key) for key in keys]
             result += _split(folder, values, known, unknown, f"no row in {rows.name}")
         return result

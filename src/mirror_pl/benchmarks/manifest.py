@@ -47,12 +47,13 @@ class Layout:
         folders: Folders below ``data_root`` to look for, with forward slashes; "." for ``data_root`` itself. The first that
             holds anything of a subset is used for it.
         subsets: For each subset by the name of its row, the folders below `folders` to look for; "." for the folder itself.
-            In YAML, null leaves a subset out of this layout.
+            With `subset_column`, the values of that column, in lower case. In YAML, null leaves a subset out of this layout.
         labels: Label of each folder name that decides one, at any depth below a subset; the innermost decides.
         bare: Label of the images of a subset that has no such folder at all; None passes them over.
         shards: Whether the images may lie in shards (tar, zip, Parquet); each is then a folder, and its members' names may
             have folders in it.
         table: What labels them in place of the names of folders; None for those.
+        subset_column: Column of the table's file that says which subset an image is in; None for folders.
     """
 
     folders: tuple[str, ...]
@@ -61,6 +62,11 @@ class Layout:
     bare: int | None = None
     shards: bool = False
     table: LabelTable | None = None
+    subset_column: str | None = None
+
+    def folders_of(self, subset: str) -> tuple[str, ...]:
+        """Return the folders below `folders` to look for a subset in; none if this layout has no such subset."""
+        return (".",) if self.subset_column is not None and subset in self.subsets else self.subsets.get(subset, ())
 
     def draw(self, data_root: str) -> str:
         """Draw the expected tree, for an error message."""
@@ -72,7 +78,7 @@ class Layout:
             images = "**/*"
         if self.shards:
             images = f"**/*.{{tar,zip,parquet}} with {images} in them"
-        for folders in self.subsets.values():
+        for folders in dict.fromkeys(map(self.folders_of, self.subsets)):
             lines.append(f"    {'' if folders[0] == '.' else folders[0] + '/'}{images}")
         return "\n".join(lines)
 
@@ -105,6 +111,7 @@ class Manifest:
         licence: Of the data.
         how_to_get: What a user does to get it.
         citation: The paper to cite.
+        aliases: What else ``benchmark=`` takes for it: its names in other releases of the published code.
         skip: Folder names never entered, such as a training split beside the test split.
         shared_reals: Sets of real images that serve several subsets, by name.
         published_rows: Subsets that are rows of the published report only: what they hold is a shared set here.
@@ -121,6 +128,7 @@ class Manifest:
     licence: str
     how_to_get: str
     citation: str
+    aliases: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     shared_reals: Mapping[str, SharedReals] = field(default_factory=dict)
     published_rows: tuple[str, ...] = ()
@@ -153,7 +161,7 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
         ConfigError: Naming the benchmark, the key, what was expected and what was got.
     """
     where = f"benchmark {values.get('name', '?')}"
-    optional = ("skip", "shared_reals", "published_rows", "pooled_row", "expected")
+    optional = ("aliases", "skip", "shared_reals", "published_rows", "pooled_row", "expected")
     _check_keys(values, Manifest, where, (*optional, "subsets"), extra=("subsets",))
     texts = ("name", "title", "published_key", "source", "licence", "how_to_get", "citation")
     wrong = [key for key in texts if not isinstance(values[key], str)]
@@ -180,12 +188,12 @@ def parse_manifest(values: Mapping[str, Any]) -> Manifest:
         raise ConfigError(f"{where}: expected names the unknown subset {strangers[0]!r}.{nearest(str(strangers[0]), names)}")
     kept = {key: value for key, value in values.items() if key != "subsets"}
     kept |= {"layouts": parsed, "shared_reals": shared}
-    kept |= {key: _strings(values.get(key, ()), f"{where}, {key}") for key in ("skip", "published_rows")}
+    kept |= {key: _strings(values.get(key, ()), f"{where}, {key}") for key in ("aliases", "skip", "published_rows")}
     return Manifest(**kept)
 
 
 def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str) -> Layout:
-    _check_keys(values, Layout, where, ("subsets", "labels", "bare", "shards", "table"))
+    _check_keys(values, Layout, where, ("subsets", "labels", "bare", "shards", "table", "subset_column"))
     subsets = values.get("subsets", {})
     if isinstance(subsets, list | tuple):  # this layout has subsets of its own, in folders of the same name
         subsets, names = {}, _strings(subsets, f"{where}, subsets")
@@ -202,13 +210,20 @@ def _parse_layout(values: Mapping[str, Any], names: tuple[str, ...], where: str)
     bare, shards = values.get("bare"), values.get("shards", False)
     if not isinstance(shards, bool):
         raise ConfigError(f"{where}: shards must be true or false, got {shards!r}")
+    table = parse_label_table(values["table"], f"{where}, table") if values.get("table") is not None else None
+    column = values.get("subset_column")
+    if column is not None:
+        if not isinstance(column, str) or table is None or table.file is None:
+            raise ConfigError(f"{where}: subset_column must name a column of a table's file, got {column!r} and {table!r}")
+        folders = {name: tuple(value.casefold() for value in column_values) for name, column_values in folders.items()}
     return Layout(
         folders=_strings(values["folders"], f"{where}, folders"),
         subsets=folders,
         labels={str(name): _label(label, where) for name, label in labels.items()},
         bare=None if bare is None else _label(bare, where),
         shards=shards,
-        table=parse_label_table(values["table"], f"{where}, table") if values.get("table") is not None else None,
+        table=table,
+        subset_column=column,
     )
 
 

@@ -1,8 +1,9 @@
 """Published balanced accuracies, with their sources, to be shown beside measured ones.
 
 ``published.csv`` holds them in percent as printed: ``readme-2026-04`` is the README of the released code of April 2026,
-``project-readme`` the README of the project's later release, ``paper`` arXiv 2602.02222. The sources disagree in places; all
-are shown.
+``project-readme`` the README of the project's later release, ``paper`` arXiv 2602.02222; each with its own backbones and one
+``other`` detector. ``dda-readme-2026-04-13`` is what DDA's own README prints of DDA. The sources disagree in places; all are
+shown.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 _FILE = Path(__file__).with_name("published.csv")
-_OTHER_COLUMNS = ("source", "benchmark", "group", "prior_sota", "prior_sota_name")
+_OTHER_COLUMNS = ("source", "benchmark", "group", "other", "other_name")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def published_numbers() -> tuple[PublishedNumber, ...]:
     with _FILE.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             cells = {f"mirror/{name}": value for name, value in row.items() if name not in _OTHER_COLUMNS}
-            cells[row["prior_sota_name"]] = row["prior_sota"]
+            cells[row["other_name"]] = row["other"]
             numbers += [
                 PublishedNumber(row["source"], row["benchmark"], detector, round(float(value) / 100, 6))
                 for detector, value in cells.items()

@@ -19,6 +19,12 @@ def benchmark_names() -> list[str]:
     return sorted(path.stem for path in (config_dir() / "benchmark").glob("*.yaml"))
 
 
+def benchmark_aliases() -> dict[str, str]:
+    """Return which shipped benchmark each alias is of."""
+    found = {name: load_manifest(name) for name in benchmark_names()}
+    return {alias: name for name, manifest in found.items() for alias in manifest.aliases}
+
+
 def load_manifest(name: str) -> Manifest:
     """Return the benchmark called `name`.
 

@@ -91,6 +91,7 @@ def run_command(config_name: str, main: Callable[[DictConfig], None], *, inputs:
             known = _settings_of(config_name)
             sys.argv[1:] = take_paths(sys.argv[1:], inputs, lambda key: setting_of(key) in known)
         if not any(argument.startswith(("-sc", "--shell-completion")) for argument in sys.argv[1:]):
+            sys.argv[1:] = without_aliases(sys.argv[1:])
             check_overrides(sys.argv[1:], config_name)
         if {"-m", "--multirun"} & {*sys.argv[1:]}:
             refuse_sweep_a_process()
@@ -126,6 +127,7 @@ def _check_resumed(cfg: DictConfig) -> None:
 
 def compose(config_name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Compose a command's config without running it, as the command line would with `overrides`; also inside a command."""
+    overrides = without_aliases(overrides)
     check_overrides(overrides, config_name)
     register_with_hydra()
     try:
@@ -223,6 +225,25 @@ def _settings_of(config_name: str) -> list[str]:
     others = [entry for entry in defaults["defaults"] if isinstance(entry, str) and entry != "_self_"]  # that it builds on
     inherited = [name for entry in others for name in _settings_of(entry)]
     return sorted({*defaults, *groups, *inherited, "hydra"} - {"defaults"})
+
+
+def without_aliases(overrides: Sequence[str]) -> list[str]:
+    """Put a benchmark's name in the place of an alias of it, ``genimage`` for ``GenImage``, and say so."""
+    from mirror_pl.benchmarks import benchmark_aliases, benchmark_names
+
+    found = []
+    for override in overrides:
+        match = _CHOICE.match(override)
+        if match is None or match["group"] != "benchmark":
+            found.append(override)
+            continue
+        names = match["names"].split(",")
+        known = benchmark_aliases() if set(names) - set(benchmark_names()) else {}  # else no manifest need be read
+        for name in names:
+            if name in known:
+                print(f"benchmark={name} is {known[name]} here", file=sys.stderr)
+        found.append(override.partition("=")[0] + "=" + ",".join(known.get(name, name) for name in names))
+    return found
 
 
 def check_choices(overrides: Sequence[str]) -> None:

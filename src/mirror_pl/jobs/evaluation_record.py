@@ -16,7 +16,7 @@ from mirror_pl.config.build_detector import is_miniature
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.reports import Delta, RunFolder, deltas
-from mirror_pl.scores import SCORED, BenchmarkScores, Status, make_table, score_benchmark
+from mirror_pl.scores import COPIED_RELEASE, SCORED, BenchmarkScores, Status, make_table, score_benchmark
 from mirror_pl.scores.selective import Abstention, abstention_of
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def write_record(
         per_class=None if per_class is None else [asdict(row) for row in per_class.rows],
         images=counts,
         compat=settings.compat,
+        **({} if settings.compat is None else {"compat_release": COPIED_RELEASE}),
         miniature=is_miniature(settings.checkpoint),
         **({} if abstention is None else {"abstention": abstention.to_dict()}),
     )

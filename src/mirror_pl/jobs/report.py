@@ -23,6 +23,7 @@ from mirror_pl.reports.detector_names import DetectorKey, key_of, latest_runs, n
 from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
 from mirror_pl.reports.html_page import html_page
 from mirror_pl.reports.leaderboard import EVERYTHING, Benchmark, Comparison, IncompleteRun, Leaderboard, Result, in_order
+from mirror_pl.reports.leaderboard_file import CONFLICT, Claim, claim_of, leaderboard_csv, merge, read_leaderboard
 from mirror_pl.reports.leaderboard_markup import latex, markdown
 from mirror_pl.reports.leaderboard_text import as_json, comparisons_csv, metrics_csv, print_leaderboard, table_csv
 from mirror_pl.reports.measure import SharedThreshold, apply_to, fit_on, measure
@@ -48,7 +49,12 @@ def run(cfg: DictConfig) -> None:
     output = Path(settings.output_dir)
     if output.exists():
         raise ConfigError(f"output_dir: {output} exists already; give another output_dir=FOLDER")
-    complete, stopped = sort_runs([Path(path) for path in settings.runs])
+    given = [Path(path) for path in settings.runs]
+    files = [path for path in given if path.suffix == ".csv" and path.is_file()]
+    claims = [claim for path in files for claim in read_leaderboard(path)]
+    if len(files) == len(given):
+        raise ConfigError("runs: only leaderboard files are named; give a run folder, or one above runs, beside them")
+    complete, stopped = sort_runs([path for path in given if path not in files])
     incomplete = tuple(
         IncompleteRun(run.benchmark, run.title, run.checkpoint, printable(run.folder), run.scored) for run in stopped
     )
@@ -101,11 +107,17 @@ def run(cfg: DictConfig) -> None:
         seed=settings.seed,
         made=datetime.now().astimezone().isoformat(timespec="seconds"),
     )
-    _write(board, figures, chosen, _suites(complete, labels), output, settings)
+    claims = merge([*(claim_of(run, results[key], settings.level) for key, run in chosen.items()), *claims])
+    _write(board, figures, chosen, _suites(complete, labels), claims, output, settings)
     print_leaderboard(board, console)
     print_plain(f"Report: {output / 'report.html'}", console)
     if (output / "robustness.html").exists():
         print_plain(f"Robustness: {output / 'robustness.html'}", console)
+    conflicts = sum(claim.mark == CONFLICT for claim in claims)
+    if conflicts:
+        print_plain(
+            f"{conflicts} rows of {output / 'leaderboard.csv'} contradict each other, and are marked there.", console
+        )
     if incomplete:
         raise IncompleteRunError(
             f"{len(incomplete)} of {len(complete) + len(incomplete)} runs are not complete, and in no figure: "
@@ -210,6 +222,7 @@ def _write(
     figures: Mapping[tuple[str, str], RunFigures],
     chosen: Chosen,
     suites: Sequence[SuiteResult],
+    claims: Sequence[Claim],
     output: Path,
     settings: ReportSettings,
 ) -> None:
@@ -237,6 +250,7 @@ def _write(
         write_text(folder / "report.json", json.dumps(content, indent=2, allow_nan=False) + "\n")
         write_text(folder / "table.csv", table_csv(board))
         write_text(folder / "metrics.csv", metrics_csv(board))
+        write_text(folder / "leaderboard.csv", leaderboard_csv(claims))
         write_text(folder / "comparisons.csv", comparisons_csv(board))
         write_text(folder / "report.md", markdown(board))
         write_text(folder / "report.tex", latex(board))

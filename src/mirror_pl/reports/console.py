@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mirror_pl.benchmarks import BenchmarkIndex
 from mirror_pl.reports.published_csv import HEADER, Delta
-from mirror_pl.scores import METRICS, BenchmarkScores, SubsetScores
+from mirror_pl.scores import COPIED_RELEASE, METRICS, BenchmarkScores, SubsetScores
 from mirror_pl.scores.selective import Abstention
 from mirror_pl.texts import printable
 
@@ -41,7 +41,11 @@ def print_report(index: BenchmarkIndex, scores: BenchmarkScores, compared: Seque
         print_plain(f"  published Bal_Acc {_percent(delta.published)} ({delta.source}), {difference}", console)
     unscored = sum(row.unscored for row in scores.rows)
     if unscored:
-        fate = "were replaced by random others of their subset" if scores.compat == "published" else "are in no figure"
+        fate = (
+            f"were replaced by random others of their subset, as in {COPIED_RELEASE}"
+            if scores.compat == "published"
+            else "are in no figure"
+        )
         print_plain(f"  {unscored} without a score: they {fate}; see bad_images.csv", console)
     print_left_out(index, console)
 

@@ -10,7 +10,7 @@ from mirror_pl.reports.detector_names import PUBLISHED_PROTOCOL, DetectorKey, De
 from mirror_pl.reports.gathered_runs import GatheredRun
 from mirror_pl.reports.leaderboard import GROUPS, Benchmark, IncompleteRun, Result, Row, group_mean, grouped
 from mirror_pl.reports.number_format import NAMES, percent
-from mirror_pl.scores import smallest_fpr
+from mirror_pl.scores import COPIED_RELEASE, smallest_fpr
 from mirror_pl.scores.extended import FPR
 from mirror_pl.texts import printable
 
@@ -29,7 +29,7 @@ def notes_on_detectors(detectors: Sequence[DetectorName]) -> list[str]:
         if detector.miniature
     ]
     notes += [
-        f"{detector.label}: run with compat=published, on the images that the published script looks at. Its figures are "
+        f"{detector.label}: run with compat=published, on the images that {COPIED_RELEASE} looks at. Its figures are "
         "computed from its predictions, without that script's stand-ins for what is undefined."
         for detector in detectors
         if PUBLISHED_PROTOCOL in detector.key.variant

@@ -11,7 +11,7 @@ from mirror_pl.scores.curves import (
     tpr_at_fpr,
 )
 from mirror_pl.scores.extended import EXTENDED, ExtendedScores, extended_metrics, extended_scores
-from mirror_pl.scores.metrics import METRICS, BenchmarkScores, Compat, SubsetScores, score_benchmark
+from mirror_pl.scores.metrics import COPIED_RELEASE, METRICS, BenchmarkScores, Compat, SubsetScores, score_benchmark
 from mirror_pl.scores.paired import PairedComparison, compare, compare_many
 from mirror_pl.scores.reliability import (
     Reliability,
@@ -24,6 +24,7 @@ from mirror_pl.scores.table import SCHEMA, SCORED, Status, make_table, read_tabl
 from mirror_pl.scores.threshold import FittedThreshold, bal_acc_at, fit_threshold
 
 __all__ = [
+    "COPIED_RELEASE",
     "EXTENDED",
     "METRICS",
     "RESAMPLED",

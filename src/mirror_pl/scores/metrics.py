@@ -25,6 +25,9 @@ POOLED: Final = "POOLED"
 
 Compat = Literal["published"] | None
 
+COPIED_RELEASE: Final = "MIRROR's code of April 2026"
+"""Whose quirks "published" gives. That of October 2026 raises an error for an image that it cannot read."""
+
 
 @dataclass(frozen=True)
 class SubsetScores:
