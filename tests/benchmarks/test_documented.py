@@ -8,7 +8,7 @@ import pytest
 from benchmark_trees import DOCUMENTED, write
 from shard_files import write_parquet, write_zip
 
-from mirror_pl.benchmarks import BenchmarkIndex, index_benchmark, load_manifest
+from mirror_pl.benchmarks import BenchmarkIndex, LabelTable, index_benchmark, load_manifest
 from mirror_pl.errors import DataError
 from mirror_pl.images import IMAGE_SUFFIXES
 from mirror_pl.locate import config_dir
@@ -103,3 +103,13 @@ def test_a_column_tells_subsets_apart(tmp_path: Path) -> None:
         table.write_text(rows)
         with pytest.raises(DataError, match=message):
             index("ntire2026", tmp_path)
+
+
+def test_labels_of_ones_own_tell_its_subsets_apart_too(tmp_path: Path) -> None:
+    base = write(tmp_path, {f"NTIRE-RobustAIGenDetection-val/{name}.jpg": ("", 0, name) for name in "ab"})
+    (tmp_path / "own.csv").write_text("name,ai,is_distorted\na,1,1\nb,0,0\n")
+    manifest = load_manifest("ntire2026")
+    found = index_benchmark(manifest, base, IMAGE_SUFFIXES, labels=LabelTable(str(tmp_path / "own.csv")))
+    assert rows_of(found) == [("clean", 0, "b"), ("distorted", 1, "a")]
+    with pytest.raises(DataError, match="ntire2026 has its subsets in a table; give it as"):
+        index_benchmark(manifest, base, IMAGE_SUFFIXES, labels=LabelTable(label="label"))

@@ -88,6 +88,10 @@ def test_labels_may_have_other_names() -> None:
         (lambda v: v.update(expected={"d": {"real": 3}}), "expected names the unknown subset 'd'"),
         (lambda v: v["layouts"]["published"].update(labels={"a": "maybe"}), "label must be one of real, fake, got 'maybe'"),
         (lambda v: v["layouts"]["published"].pop("folders"), "layout published: missing folders"),
+        (
+            lambda v: v["layouts"]["published"].update(subset_column="x"),
+            "subset_column must name a column of a table's file",
+        ),
     ],
 )
 def test_mistakes_are_named(change: Any, message: str) -> None:

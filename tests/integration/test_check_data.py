@@ -31,7 +31,7 @@ def found() -> dict[str, Any]:
 def test_all_benchmarks_are_looked_for(capsys: pytest.CaptureFixture[str]) -> None:
     result = check(SMALL.data_root, "decode=true")
     assert {entry["benchmark"] for entry in result["benchmarks"]} == {"chameleon", "wildrf"}
-    assert len(result["absent"]) == 16
+    assert len(result["absent"]) == 24
     facebook = result["wildrf"]["subsets"][0]
     assert facebook["counts"] == {"real": 3, "fake": 4}
     assert facebook["expected"] == {"real": 500, "fake": 500}

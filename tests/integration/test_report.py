@@ -429,6 +429,20 @@ def test_equal_claims_of_labs_are_one_row_and_others_are_marked(tmp_path: Path, 
     assert len(content["results"]) == 1, "the other files are of the run folders"
 
 
+def test_another_calibration_is_another_claim(tmp_path: Path) -> None:
+    origin = {"benchmark": "wildrf", "subsets": ["a", "b"], "reals": 50, "fakes": 70, "checkpoint": "x", "predictions": "y"}
+    said = {"method": "temperature", "fitted_on": origin, "abstain": None}
+    for name, right, digest in (("one", 0.8, "a" * 64), ("two", 0.6, "b" * 64)):
+        facts = {"calibrated": said, "calibration": {"path": "c.json", "sha256": digest}}
+        report(Run(images(SUBSETS, right), facts=facts).write(tmp_path / name))
+        Path("out/leaderboard.csv").rename(f"{name}.csv")
+        shutil.rmtree("out")
+    report(tmp_path / "one", Path("two.csv"))
+    rows = rows_of("leaderboard.csv")
+    assert [row["recipe"].rpartition("; ")[2] for row in rows] == ["calibration aaaaaaaa", "calibration bbbbbbbb"]
+    assert [row["mark"] for row in rows] == ["", ""]
+
+
 def test_another_precision_is_another_claim(tmp_path: Path) -> None:
     other = lab(tmp_path, "other", right=0.6)
     report(Run(images(SUBSETS), precision="bf16-mixed").write(tmp_path / "mine"), other)
