@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -65,41 +65,47 @@ def asked_size(size: AskedSize, published: VitSize) -> VitSize:
 
 
 def read_size(
-    tensors: Mapping[str, Tensor], layers: str, width: str, mlp: str, size: AskedSize, published: VitSize, path: Path
+    tensors: Mapping[str, Tensor], layers: str, width: str, mlp: str, heads: AskedHeads, published: VitSize, path: Path
 ) -> VitSize:
     """Read a size off a file's tensors, all but the number of heads, which leaves no trace in them.
 
     Args:
         tensors: What the file holds.
         layers: What is before a layer's number in their names.
-        width: Name of a tensor whose first dimension is the width, ``N`` standing for 0.
+        width: Name of a tensor whose first dimension is the width.
         mlp: Likewise of the hidden features of an MLP.
-        size: ``{"heads": N}`` where heads are not 64 wide.
+        heads: ``{"heads": N}`` where heads are not 64 wide.
         published: A file of its width must have its depth too, or it is cut off.
         path: The file, for messages.
 
     Raises:
-        CheckpointError: If it lacks these tensors, or layers.
-        ConfigError: If the heads are not known.
+        CheckpointError: If it lacks these tensors.
+        ConfigError: If the heads are not known, or do not go with the rest.
     """
     if missing := [name for name in (width, mlp) if name not in tensors or not tensors[name].ndim]:
         raise CheckpointError(f"checkpoint: {path} holds no such detector: {name_list(missing)} missing")
     features = tensors[width].shape[0]
-    number = re.compile(re.escape(layers) + r"(\d{1,3})\.")
-    depth = max((int(found[1]) + 1 for found in map(number.match, tensors) if found), default=0)
-    if features == published.width:
-        depth = published.depth
-    heads = asdict(size).get("heads") if isinstance(size, VitSize) else dict(size or {"heads": features // 64}).get("heads")
-    if size is not None and not isinstance(size, VitSize) and set(size) != {"heads"}:
+    if heads is not None and set(heads) != {"heads"}:
         raise ConfigError(
-            f"detector.size: the file says all but the heads; give detector.size={{heads: N}}, got {shown(size)}"
+            f"detector.size: the file says all but the heads; give detector.size={{heads: N}}, got {shown(dict(heads))}"
         )
-    if not heads or (size is None and features % 64):
+    if heads is None and features % HEAD_WIDTH:
         raise ConfigError(
             f"detector.size: {path} has a width of {features}, and does not say how many attention heads; give "
             "detector.size={heads: N}"
         )
-    return VitSize(features, depth, heads, tensors[mlp].shape[0])
+    number = features // HEAD_WIDTH if heads is None else heads["heads"]
+    layer = re.compile(re.escape(layers) + r"(\d{1,3})\.")
+    depth = 1 + max((int(found[1]) for found in map(layer.match, tensors) if found), default=0)
+    if features == published.width:
+        depth = published.depth
+    return VitSize(features, depth, number, tensors[mlp].shape[0])
+
+
+AskedHeads = Mapping[str, int] | None
+"""``detector.size`` of a detector whose file says its size, but for the heads."""
+HEAD_WIDTH: Final = 64
+"""Of the published vision transformers."""
 
 
 class Baseline(Detector):

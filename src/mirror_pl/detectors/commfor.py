@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.backbone import Backbone
-from mirror_pl.detectors.baseline import AskedSize, Baseline, VitSize, assembled, check_depth, read_size
+from mirror_pl.detectors.baseline import AskedHeads, Baseline, VitSize, assembled, check_depth, read_size
 from mirror_pl.detectors.checkpoint.names import from_original_names
 from mirror_pl.detectors.checkpoint.read import published_tensors
 from mirror_pl.detectors.detector_config import BackboneConfig
@@ -62,7 +62,7 @@ class CommforDetector(Baseline):
         cls,
         checkpoint: str | Path,
         *,
-        size: AskedSize = None,
+        size: AskedHeads = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> CommforDetector:

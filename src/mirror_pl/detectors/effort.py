@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from mirror_pl.detectors.baseline import AskedSize, VitSize, assembled, check_depth, read_size
+from mirror_pl.detectors.baseline import AskedHeads, VitSize, assembled, check_depth, read_size
 from mirror_pl.detectors.checkpoint.read import published_tensors
 from mirror_pl.detectors.clip import VIT_L, ClipDetector
 from mirror_pl.errors import CheckpointError, name_list
@@ -46,7 +46,7 @@ class EffortDetector(ClipDetector):
         cls,
         checkpoint: str | Path,
         *,
-        size: AskedSize = None,
+        size: AskedHeads = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> EffortDetector:
