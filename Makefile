@@ -33,7 +33,8 @@ torture: install  ## kill, signal, fill disks, damage files in bulk, for half an
 	$(BIN)/python tests/torture.py $(ARGS)
 
 test-transformers-4: $(VENV)-transformers-4/bin/.installed  ## run the detector's tests under transformers 4.57
-	$(VENV)-transformers-4/bin/python -m pytest tests/detectors tests/integration/test_eval.py tests/integration/test_contracts.py $(ARGS)
+	$(VENV)-transformers-4/bin/python -m pytest -n auto --dist loadfile tests/detectors tests/integration/test_eval.py \
+	  tests/integration/test_contracts.py $(ARGS)
 
 $(VENV)-transformers-4/bin/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-transformers-4

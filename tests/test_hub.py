@@ -16,6 +16,7 @@ from hub_cache import COMMIT, OLDER, files_of, put
 from mirror_pl.config.command import compose
 from mirror_pl.config.schema import EvalSettings, read_settings
 from mirror_pl.detectors import load_detector
+from mirror_pl.detectors.checkpoint import BackboneSource
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.hub import HubId, full_path, local_path, origin
 from mirror_pl.jobs import eval as evaluation
@@ -151,6 +152,8 @@ def test_the_settings_that_take_ids(cache: Path) -> None:
         f"{name}@{OLDER}", f"hf-hub:someone/dino@{COMMIT}", f"{name}/sub/a.pth@{OLDER}", f"{name}@{COMMIT}"
     ]  # fmt: skip
     assert [cfg.checkpoint, cfg.backbone.path, cfg.memory_path, *cfg.heads] == paths
+    recorded = BackboneSource.of(Path(str(settings.backbone.path))).to_dict()
+    assert recorded["hub"] == f"hf-hub:someone/dino@{COMMIT}", "as a training's record and checkpoint have it"
     with pytest.raises(ConfigError, match="batch_size"):
         read_settings(compose("eval", ["checkpoint=hf-hub:someone/else", "batch_size=0"]), EvalSettings)
     with pytest.raises(CheckpointError, match=r"backbone.path: hf-hub:someone/else is not in the cache"):

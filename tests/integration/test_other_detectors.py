@@ -98,7 +98,7 @@ def test_eval_gives_the_golden_scores(name: str, weights: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_four_detectors_in_one_sweep_and_one_report(
+def test_ten_detectors_in_one_sweep_and_one_report(
     weights: Path, tmp_path: Path, sweep: Call, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the user's own options for the sizes, as small or larger retrainings need them."""
@@ -108,24 +108,49 @@ def test_four_detectors_in_one_sweep_and_one_report(
         here.mkdir(parents=True)
         for path in sorted(folder.iterdir())[:3]:
             shutil.copy(path, here)
-    for name in ("dda", "bfree"):
+    golden = BaselineSet("x").folder.parent
+    shutil.copytree(golden / "commfor/commfor-model-384", tmp_path / "more/commfor-model-384")
+    shutil.copytree(weights, tmp_path / "more", dirs_exist_ok=True)
+    for name, file in (
+        ("effort", "effort_clip_L14_trainOn_sdv14.pth"), ("rine", "model_4class_trainable.pth"),
+        ("safe", "checkpoint-best.pth"), ("npr", "NPR.pth"), ("simplicity/dinov2lin", "dinov3lin0.pth"),
+    ):  # fmt: skip
+        (source,) = (golden / name).glob("*.pth")
+        shutil.copy(source, tmp_path / "more" / file)
+    heads = {"commfor": 3, "effort": 4}
+    backbones = {"rine": golden / "rine/clip-tiny-hf", "simplicity": golden / "simplicity/dinov2lin/backbone"}
+    options = {
+        **dict.fromkeys(("dda", "bfree"), SIZE),
+        **{name: f"size: {{heads: {number}}}" for name, number in heads.items()},
+        **dict.fromkeys(backbones, ""),
+    }
+    for name, text in options.items():
+        other = f", override /backbone@_global_.backbone: of_{name}" if name in backbones else ""
         option = tmp_path / f"options/detector/small_{name}.yaml"
         option.parent.mkdir(parents=True, exist_ok=True)
-        option.write_text(f"defaults: [{name}, _self_]\n{SIZE}\n")
-    given = [f"--config-dir={tmp_path}/options", "-m", "detector=mirror,univfd,small_dda,small_bfree", "benchmark=miniature"]
-    more = [f"data_root={data}", f"paths.checkpoints={weights}", "trainer.accelerator=cpu", "num_workers=0"]
+        option.write_text(f"defaults: [{name}{other}, _self_]\n{text}\n")
+    for name, folder in backbones.items():
+        option = tmp_path / f"options/backbone/of_{name}.yaml"
+        option.parent.mkdir(parents=True, exist_ok=True)
+        option.write_text(f"name: null\npath: {folder}\n")
+    detectors = ["mirror", "univfd", "safe", "npr", *(f"small_{name}" for name in options)]
+    assert len(detectors) == 10
+    given = [f"--config-dir={tmp_path}/options", "-m", f"detector={','.join(detectors)}", "benchmark=miniature"]
+    more = [f"data_root={data}", f"paths.checkpoints={tmp_path}/more", "trainer.accelerator=cpu", "num_workers=0"]
     first = sweep(*given, *more, f"output_dir={tmp_path}/sweep")
     assert first.returncode == 0, first.stderr
     assert "for non-profit use only" in caplog.text, "the licence of B-Free is said where it is loaded"
-    assert sweep(*given, *more, f"output_dir={tmp_path}/sweep").stdout.count("Complete already") == 4
+    assert sweep(*given, *more, f"output_dir={tmp_path}/sweep").stdout.count("Complete already") == 10
 
     from mirror_pl.jobs import report as reporting
 
     reporting.run(compose("report", [f"runs=[{tmp_path}/sweep]", f"output_dir={tmp_path}/report", "replicates=20"]))
     with (tmp_path / "report/table.csv").open() as file:
         (row,) = (row for row in csv.DictReader(file) if row["row"] == "benchmark")
-    names = ["B-Free", "DDA", "UnivFD", "mirror/miniature"]
-    assert [column for column in row if f"{column} low" in row] == sorted(names, key=str.lower)
+    names = [
+        "B-Free", "Community Forensics", "DDA", "dinov2lin", "Effort", "mirror/miniature", "NPR", "RINE", "SAFE", "UnivFD",
+    ]  # fmt: skip
+    assert sorted((column for column in row if f"{column} low" in row), key=str.lower) == sorted(names, key=str.lower)
     for name in names:
         found = [
             json.loads(path.with_name("metrics.json").read_text())["mean"]["bal_acc"]

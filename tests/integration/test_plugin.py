@@ -9,14 +9,22 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import mirror_pl
-from mirror_pl.locate import CHECKOUT, miniature_dir
+from mirror_pl import load_detector
+from mirror_pl.config.command import compose
+from mirror_pl.errors import MirrorError
+from mirror_pl.jobs import eval as evaluation
+from mirror_pl.jobs import report as reporting
+from mirror_pl.locate import CHECKOUT, miniature_dir, registered_detectors
 
 DOCS = CHECKOUT / "docs/adding-a-detector.md"
 VERSION = "sharpness-1.0"
@@ -47,67 +55,74 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def called(installed: Path, *command: str, packages: bool = True) -> subprocess.CompletedProcess[str]:
+def called(installed: Path, *command: str) -> None:
     source = str(Path(mirror_pl.__file__).parents[1])
-    path = os.pathsep.join([*([str(installed / "site")] if packages else []), source])
-    return subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
+    path = os.pathsep.join([str(installed / "site"), source])
+    done = subprocess.run(
+        [sys.executable, "-m", *command], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
     )
-
-
-def test_eval_predict_and_report_use_it(installed: Path, tmp_path: Path) -> None:
-    cpu = ["trainer.accelerator=cpu", "num_workers=0", "~callbacks.progress"]
-    named = ["detector=sharpness", f"checkpoint={installed}/sharpness.safetensors", "+detector.gain=2"]
-    done = called(installed, "-m", "mirror_pl.eval", *named, *cpu, f"output_dir={tmp_path}/run")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def here(installed: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The package is installed for this process too."""
+    monkeypatch.syspath_prepend(str(installed / "site"))
+    registered_detectors.cache_clear()
+    yield installed
+    sys.modules.pop("sharpness", None)
+    registered_detectors.cache_clear()
+
+
+CPU = ["trainer.accelerator=cpu", "num_workers=0", "~callbacks.progress"]
+
+
+def test_eval_and_predict_use_it(here: Path, tmp_path: Path) -> None:
+    """As commands; and by its class, in eval and in Python."""
+    named = ["detector=sharpness", f"checkpoint={here}/sharpness.safetensors", "+detector.gain=2"]
+    called(here, "mirror_pl.eval", *named, *CPU, f"output_dir={tmp_path}/run")
     run = json.loads((tmp_path / "run/run.json").read_text())
     assert run["detector"]["name"] == "Sharpness"
-
     by_class = ["detector._target_=sharpness.Sharpness", "trust=sharpness", *named[1:]]
-    done = called(installed, "-m", "mirror_pl.eval", *by_class, *cpu, f"output_dir={tmp_path}/again")
-    assert done.returncode == 0, done.stderr
+    evaluation.run(compose("eval", [*by_class, *CPU, f"output_dir={tmp_path}/again"]))
     first, second = ((tmp_path / name / "predictions.parquet").read_bytes() for name in ("run", "again"))
     assert first == second
 
-    done = called(
-        installed, "-m", "mirror_pl.predict", str(miniature_dir() / "test"), f"output={tmp_path}/scores.csv", *named,
-        "device=cpu", "num_workers=0",
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
-    assert len(rows) > 100
-    code = (
-        "import sys; from mirror_pl import load_detector; from sharpness import Sharpness;"
-        "print(load_detector(sys.argv[1], detector=Sharpness, gain=2).predict(sys.argv[2]).logit)"
-    )
-    done = called(installed, "-c", code, f"{installed}/sharpness.safetensors", rows[0]["image_path"])
-    assert float(done.stdout) == pytest.approx(float(rows[0]["logit"]), abs=1e-6), done.stderr
+    pictures = sorted((miniature_dir() / "test").rglob("*.jpg"))[:5]
+    more = [f"output={tmp_path}/scores.csv", "device=cpu", "num_workers=0"]
+    called(here, "mirror_pl.predict", *map(str, pictures), *named, *more)
+    with (tmp_path / "scores.csv").open() as file:
+        found = [float(row["logit"]) for row in csv.DictReader(file)]
+    kind: Any = import_module("sharpness").Sharpness
+    detector = load_detector(here / "sharpness.safetensors", detector=kind, gain=2)
+    assert [prediction.logit for prediction in detector.predict(pictures)] == pytest.approx(found, abs=1e-6)
 
-    done = called(
-        installed, "-m", "mirror_pl.report", f"{tmp_path}/run", f"output_dir={tmp_path}/report", "replicates=20",
-        packages=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+
+def test_a_report_of_its_run_does_not_need_it(here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = ["detector=sharpness", f"checkpoint={here}/sharpness.safetensors"]
+    evaluation.run(compose("eval", [*named, *CPU, f"output_dir={tmp_path}/run"]))
+    monkeypatch.setitem(sys.modules, "sharpness", None)
+    reporting.run(compose("report", [f"runs=[{tmp_path}/run]", f"output_dir={tmp_path}/report", "replicates=20"]))
     assert "Sharpness" in (tmp_path / "report/table.csv").read_text()
 
 
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        (["detector=sharpnes"], "there is no such detector. Did you mean sharpness?"),
-        (["detector=sharpness"], "checkpoint: not given. detector=sharpness wants sharpness.safetensors"),
+        (["detector=sharpnes"], r"there is no such detector\. Did you mean sharpness\?"),
+        (["detector=sharpness"], r"checkpoint: not given\. detector=sharpness wants sharpness\.safetensors"),
         (
             ["detector._target_=sharpness.Sharpness"],
             "runs the code of the package sharpness; if you trust that, give trust=",
         ),
         (["detector._target_=sharpness.Blur", "trust=sharpness"], "cannot be imported: module 'sharpness' has no attribute"),
-        (["detector._target_=os.system", "trust=os"], "is no subclass of mirror_pl.detectors.Detector"),
-        (["detector=sharpness", "+detector.gian=2"], "detector.gian: Sharpness has no such setting. Did you mean gain?"),
+        (["detector._target_=os.system", "trust=os"], r"is no subclass of mirror_pl\.detectors\.Detector"),
+        (["detector=sharpness", "+detector.gian=2"], r"detector\.gian: Sharpness has no such setting\. Did you mean gain\?"),
         (["detector=sharpness", "memory_path=x"], "detector=sharpness has no memory bank"),
     ],
 )
-def test_what_is_wrong_is_said(installed: Path, tmp_path: Path, command: list[str], said: str) -> None:
-    weights = [] if command == ["detector=sharpness"] else [f"checkpoint={installed}/sharpness.safetensors"]
-    done = called(installed, "-m", "mirror_pl.eval", *command, *weights, f"output_dir={tmp_path}/run")
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_what_is_wrong_is_said(here: Path, tmp_path: Path, command: list[str], said: str) -> None:
+    weights = [] if command == ["detector=sharpness"] else [f"checkpoint={here}/sharpness.safetensors"]
+    with pytest.raises(MirrorError, match=said) as caught:
+        evaluation.run(compose("eval", [*command, *weights, *CPU, f"output_dir={tmp_path}/run"]))
+    assert caught.value.exit_code == 2
