@@ -92,7 +92,7 @@ def test_all_benchmarks_in_a_folder_with_none(sweep: Call) -> None:
     Path("data").mkdir()
     everything = sweep("-m", "benchmark=glob(*,exclude=miniature)", GOLDEN[2])
     assert everything.returncode == 0, everything.stderr
-    assert everything.stdout.count("absent: ") == 18
+    assert everything.stdout.count("absent: ") == 26
     assert [path.name for path in Path("outputs/sweeps/eval").iterdir()] == ["multirun.yaml"]
 
 
