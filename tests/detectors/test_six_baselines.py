@@ -272,6 +272,13 @@ def test_the_probes_take_mean_and_std_from_their_backbone(tmp_path: Path) -> Non
         load_detector(case.folder / case.file, detector="simplicity", backbone_folder=other)
 
 
+def test_training_leaves_the_statistics_of_batch_norms() -> None:
+    detector = CASES["npr"].load().train()
+    before = detector.backbone.get_submodule("bn1").running_mean.clone()
+    detector(torch.randint(0, 256, (2, 3, 256, 256), dtype=torch.uint8))
+    assert torch.equal(detector.backbone.get_submodule("bn1").running_mean, before)
+
+
 def test_no_attention_no_adapters() -> None:
     from mirror_pl.detectors.detector_config import LoraConfig
 

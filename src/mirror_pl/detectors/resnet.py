@@ -83,6 +83,12 @@ class ResnetDetector(Baseline):
         head = nn.Linear(widths[-1] * EXPANSION, self.outputs)
         super().__init__(self.recipe, Trunk(tuple(widths)), head, widths=list(widths))
 
+    def train(self, mode: bool = True) -> Self:
+        """Set train or eval mode; the trunk stays in eval mode, or its batch norms would change what is frozen."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
     def feature(self, pixels: Tensor) -> Tensor:
         """Return the trunk's features ``(B, D)``."""
         found: Tensor = self.backbone(pixels)
