@@ -198,11 +198,8 @@ def loaded(settings: CheckpointSettings, merge: bool = True) -> Detector:
     Raises:
         ConfigError, CheckpointError: As `load_detector`.
     """
-    kind = kind_of_detector(settings)
-    given = _given(settings)
-    if "merge" in settings_of(kind):
-        given["merge"] = merge and settings.detector.merge_lora
-    return load_detector(checkpoint_of(settings), detector=kind, **given)
+    merge = merge and settings.detector.merge_lora
+    return load_detector(checkpoint_of(settings), detector=kind_of_detector(settings), merge=merge, **_given(settings))
 
 
 def _given(settings: CheckpointSettings) -> dict[str, Any]:

@@ -66,13 +66,13 @@ class PreprocessSpec:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop_px <= LARGEST_CROP_PX:
-            raise ConfigError(f"crop_px must be from 1 to {LARGEST_CROP_PX}, got {self.crop_px}")
+        if type(self.crop_px) is not int or not 1 <= self.crop_px <= LARGEST_CROP_PX:
+            raise ConfigError(f"crop_px must be a whole number from 1 to {LARGEST_CROP_PX}, got {self.crop_px}")
         resizes = ("max_short_side_px", "short_side_px", "squash_px")
         for name in resizes:
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= LARGEST_SIDE_PX:
-                raise ConfigError(f"{name} must be at least 1 and at most {LARGEST_SIDE_PX}, or None, got {value}")
+            if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_SIDE_PX):
+                raise ConfigError(f"{name} must be a whole number from 1 to {LARGEST_SIDE_PX}, or None, got {value}")
         if sum(getattr(self, name) is not None for name in resizes) > 1:
             raise ConfigError(f"of {', '.join(resizes)}, a recipe has one at most")
         for name, known in (("decoder", Decoder), ("resample", Resample)):
