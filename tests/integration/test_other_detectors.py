@@ -227,7 +227,7 @@ def test_adapters_stay_apart_where_training_goes_on(weights: Path, tmp_path: Pat
 
 def test_a_network_without_layers_to_compute_anew() -> None:
     checkpoint = BaselineSet("safe").folder / "checkpoint-best.pth"
-    with pytest.raises(ConfigError, match=r"phase\.gradient_checkpointing: SAFE has no transformer"):
+    with pytest.raises(ConfigError, match=r"phase\.gradient_checkpointing: SAFE has no model of transformers"):
         load_detector(checkpoint, detector="safe").checkpoint_gradients()
 
 

@@ -69,6 +69,11 @@ def test_eval_predict_and_report_use_it(installed: Path, tmp_path: Path) -> None
     first, second = ((tmp_path / name / "predictions.parquet").read_bytes() for name in ("run", "again"))
     assert first == second
 
+    # Whose code may run, a run folder does not say: it may be somebody else's.
+    done = called(installed, "-m", "mirror_pl.eval", f"repeat={tmp_path}/again", f"output_dir={tmp_path}/no", *cpu)
+    assert done.returncode == 2
+    assert "if you trust that, give trust=sharpness" in done.stderr
+
     done = called(
         installed, "-m", "mirror_pl.predict", str(miniature_dir() / "test"), f"output={tmp_path}/scores.csv", *named,
         "device=cpu", "num_workers=0",

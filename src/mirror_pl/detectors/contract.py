@@ -209,7 +209,8 @@ class Detector(nn.Module, ABC):
         model = next((part for part in self.backbone.modules() if isinstance(part, PreTrainedModel)), None)
         if model is None:
             raise ConfigError(
-                f"phase.gradient_checkpointing: {self.name} has no transformer; give phase.gradient_checkpointing=false"
+                f"phase.gradient_checkpointing: {self.name} has no model of transformers to do it; give "
+                "phase.gradient_checkpointing=false"
             )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 

@@ -44,7 +44,7 @@ def detector_class(name: str, trusted: Collection[str] = ()) -> type[Detector]:
         if package not in (*trusted, "mirror_pl"):
             raise ConfigError(
                 f"detector._target_={name}: importing it runs the code of the package {package}; if you trust that, give "
-                f"trust={package}"
+                f"trust={package}; in Python, give load_detector the class itself"
             )
         module, _, attribute = name.rpartition(".")
         found, value = _imported(name, f"{module}:{attribute}"), name
