@@ -224,7 +224,8 @@ def _check_files(settings: CheckpointSettings, kind: type[Detector]) -> None:
     if settings.checkpoint is None or not Path(settings.checkpoint).exists():
         where = f"{settings.checkpoint} does not exist" if settings.checkpoint else "not given"
         raise CheckpointError(
-            f"checkpoint: {where}. {wanted}; give checkpoint=..., or paths.checkpoints=FOLDER of its files"
+            f"checkpoint: {where}. {wanted}; give checkpoint=..., or paths.checkpoints=FOLDER of its files. Where "
+            "to get them: python -m mirror_pl.weights"
         )
     path = settings.backbone.path
     if needs_backbone(kind) and not (path and Path(path).exists()) and trained_file(Path(settings.checkpoint)) is None:

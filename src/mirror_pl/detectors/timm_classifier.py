@@ -90,8 +90,6 @@ def _spec_of(data: dict[str, Any], folder: Path) -> PreprocessSpec:
         if height != width or mode not in ("center", "squash"):
             raise ValueError(f"{height} x {width} px with crop_mode {shown(mode)}; known are squares, with center or squash")
         resized = math.floor(height / data["crop_pct"])
-        red, green, blue = data["mean"]
-        of_red, of_green, of_blue = data["std"]
         return PreprocessSpec(
             max_short_side_px=None,
             short_side_px=resized if mode == "center" else None,
@@ -99,8 +97,8 @@ def _spec_of(data: dict[str, Any], folder: Path) -> PreprocessSpec:
             resample=data["interpolation"],
             crop_px=height,
             align_suffixes=(),
-            mean=(red, green, blue),
-            std=(of_red, of_green, of_blue),
+            mean=data["mean"],
+            std=data["std"],
         )
     except (ConfigError, ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise CheckpointError(f"checkpoint: the evaluation of {folder} makes no recipe: {error}") from error

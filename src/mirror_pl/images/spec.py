@@ -82,10 +82,10 @@ class PreprocessSpec:
             raise ConfigError(f"crop_from must be even or floor, got {shown(self.crop_from)}")
         if not 1 <= self.align_quality <= 100:
             raise ConfigError(f"align_quality must be from 1 to 100, got {self.align_quality}")
-        if not all(map(math.isfinite, self.mean)):
-            raise ConfigError(f"mean must be finite numbers, got {self.mean}")
-        if not all(0 < value < math.inf for value in self.std):
-            raise ConfigError(f"std must be finite numbers above 0, got {self.std}")
+        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
+            raise ConfigError(f"mean must be finite numbers, one per RGB channel, got {self.mean}")
+        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+            raise ConfigError(f"std must be finite numbers above 0, one per RGB channel, got {self.std}")
 
     def aligns(self, suffix: str) -> bool:
         """Whether crops of a file with this suffix are compressed to JPEG; letter case does not matter."""
