@@ -128,6 +128,8 @@ def test_it_is_evaluated(tmp_path: Path) -> None:
         (("LABEL_0", "LABEL_1"), "LABEL_0", [0]),
         (("a", "b", "c"), ["a", "c"], [0, 2]),
         (("fake",), None, [0]),
+        (("0", "1"), 1, [1]),  # as the command line has detector.fake_label=1
+        (("0", "1", "2"), [0, 2], [0, 2]),
     ],
 )
 def test_which_label_is_fake(labels: tuple[str, ...], asked: Any, expected: list[int]) -> None:
@@ -169,6 +171,16 @@ def test_several_classes_make_one_logit(tmp_path: Path) -> None:
         ({"size": {"shortest_edge": 32}}, "does not make squares of one size"),
         ({"do_resize": False}, "does not make squares of one size"),
         ({"image_std": [0, 0, 0]}, "makes no recipe: std must be"),
+        ({"image_mean": [0.5]}, "makes no recipe"),
+        ({"image_mean": None}, "makes no recipe"),
+        ({"rescale_factor": 0}, "makes no recipe"),
+        ({"rescale_factor": "x"}, "makes no recipe"),
+        ({"size": {"height": 32.5, "width": 32.5}}, "crop_px must be a whole number"),
+        ({"size": {"height": 64, "width": 64}}, "does not take what its recipe makes, images of 64 px"),
+        (
+            {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 32}, "crop_pct": 0},
+            "makes no recipe",
+        ),
     ],
 )
 def test_a_processor_that_makes_no_recipe(change: dict[str, Any], said: str, tmp_path: Path) -> None:
@@ -184,6 +196,14 @@ def test_a_folder_that_is_no_classifier(tmp_path: Path) -> None:
     folder = made(tmp_path / "vit", "vit")
     (folder / "model.safetensors").rename(folder / "other.safetensors")
     with pytest.raises(CheckpointError, match="cannot be loaded by transformers as an image classifier"):
+        load_detector(folder, detector="hf_classifier")
+
+
+def test_labels_of_classes_that_are_not_there(tmp_path: Path) -> None:
+    folder = made(tmp_path / "vit", "vit")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "real", "5": "fake"}}))
+    with pytest.raises(CheckpointError, match=r"has labels for the classes \[0, 5\]"):
         load_detector(folder, detector="hf_classifier")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -284,3 +285,19 @@ def test_no_attention_no_adapters() -> None:
 
     with pytest.raises(ConfigError, match="NPR has no attention"):
         NprDetector((8, 8, 16)).adapt(LoraConfig())
+
+
+def test_tensors_of_another_type_are_refused(tmp_path: Path) -> None:
+    tensors = published_tensors(HERE / "baselines/npr/NPR.pth")
+    save_file({name: tensor.int() for name, tensor in tensors.items()}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="of another type: backbone"):
+        load_detector(tmp_path / "x.safetensors", detector="npr")
+
+
+@pytest.mark.parametrize("values", [[0.5], [0.5] * 4, [float("nan")] * 3])
+def test_a_probe_whose_backbone_has_no_mean_per_channel(values: list[float], tmp_path: Path) -> None:
+    folder = HERE / "baselines/simplicity/metacliplin"
+    shutil.copytree(folder / "backbone", tmp_path / "backbone")
+    (tmp_path / "backbone/preprocessor_config.json").write_text(json.dumps({"image_mean": values, "image_std": [0.5] * 3}))
+    with pytest.raises(CheckpointError, match="no mean and std of the image processor"):
+        load_detector(folder / "metacliplin0.pth", detector="simplicity", backbone_folder=tmp_path / "backbone")

@@ -75,3 +75,22 @@ def test_what_is_refused(tmp_path: Path) -> None:
         load_detector(folder, detector="timm_classifier", fake_label="1")
     with pytest.raises(CheckpointError, match="is no image classifier of timm"):
         load_detector(tmp_path, detector="timm_classifier")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"architecture": "hf-hub:org/name"}, "would load other files"),
+        ({"model_args": {"checkpoint_path": "other.pth"}}, "would load other files"),
+        ({"label_names": ["fake"]}, "2 classes, and 1 label_names"),
+        ({"pretrained_cfg": {"input_size": [3, 32, 32], "mean": [0.5]}}, "makes no recipe"),
+        ({"pretrained_cfg": {"input_size": [3, 32, 32], "crop_pct": "x"}}, "makes no recipe"),
+        ({"pretrained_cfg": {"input_size": [1, 32, 32.5]}}, "makes no recipe"),
+    ],
+)
+def test_a_config_that_makes_no_sense(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = made(tmp_path / "x", "resnet", ["real", "fake"])
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError, match=said):
+        load_detector(folder, detector="timm_classifier")

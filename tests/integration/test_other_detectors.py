@@ -17,8 +17,10 @@ from golden_set import SMALL
 from PIL import Image
 from sweeps import Call
 
+from mirror_pl.config.build_detector import loaded
 from mirror_pl.config.command import compose
-from mirror_pl.detectors import load_detector
+from mirror_pl.config.schema import DetectorTrainSettings, read_settings
+from mirror_pl.detectors import LoraConfig, load_detector
 from mirror_pl.detectors.baseline import Baseline
 from mirror_pl.detectors.checkpoint.names import is_adapter, our_name
 from mirror_pl.errors import CheckpointError, ConfigError
@@ -94,14 +96,12 @@ def test_eval_gives_the_golden_scores(name: str, weights: Path, tmp_path: Path) 
     published = [
         (row["source"], row["published"]) for row in json.loads((tmp_path / "run/metrics.json").read_text())["published"]
     ]
-    assert (
-        published
-        == {
-            "univfd": [],
-            "dda": [("project-readme", 0.911), ("dda-readme-2026-04-13", 0.903)],
-            "bfree": [("readme-2026-04", 0.926)],
-        }[name]
-    )
+    expected = {
+        "univfd": [],
+        "dda": [("project-readme", 0.911), ("dda-readme-2026-04-13", 0.903)],
+        "bfree": [("readme-2026-04", 0.926)],
+    }
+    assert published == expected[name]
 
 
 @pytest.mark.slow
@@ -222,8 +222,11 @@ def test_what_is_for_mirror_alone(weights: Path, tmp_path: Path) -> None:
     start = ["detector=dda", f"checkpoint={weights}/DDA_ckpt.pth", f"data.root={SMALL.data_root}"]
     with pytest.raises(ConfigError, match="phase=probe learns detector=linear_probe"):
         training.run(compose("train", ["phase=probe", *start, "detector=dda"]))
-    with pytest.raises(ConfigError, match=r"phase\.rope_rescale: detector=dda has no RoPE"):
+    with pytest.raises(ConfigError, match=r"phase\.rope_rescale: it is MIRROR's alone, not of detector=dda"):
         training.run(compose("train", ["phase=detector", *start, "phase.rope_rescale=2.0"]))
+    for name in ("hf_classifier", "timm_classifier"):
+        with pytest.raises(ConfigError, match=f"detector={name}: it cannot be trained"):
+            training.run(compose("train", ["phase=detector", *start, f"detector={name}"]))
     with pytest.raises(ConfigError, match="checkpoint: phase=memory does not use it"):
         training.run(compose("train", ["phase=memory", *start]))
     Path("a.jpg").write_bytes(SMALL.data_root.joinpath(SMALL.rows()[0]["path"]).read_bytes())
@@ -235,6 +238,27 @@ def test_what_is_for_mirror_alone(weights: Path, tmp_path: Path) -> None:
     gallery.run(compose("gallery", [f"runs=[{tmp_path}/run]", f"output_dir={tmp_path}/gallery", "count=1"]))
     with pytest.raises(ConfigError, match="maps: this detector has no memory bank"):
         gallery.run(compose("gallery", [f"runs=[{tmp_path}/run]", f"output_dir={tmp_path}/no", "count=1", "maps=true"]))
+
+
+def test_adapters_stay_apart_where_training_goes_on(weights: Path, tmp_path: Path) -> None:
+    detector = _loaded("univfd", weights, weights / "fc_weights.pth")
+    detector.adapt(LoraConfig(2, 4))
+    save_checkpoint(tmp_path / "x.ckpt", detector, backbone=None, training={})
+    settings = read_settings(
+        compose(
+            "train",
+            ["phase=detector", *arguments("univfd", weights), f"checkpoint={tmp_path}/x.ckpt", f"data.root={tmp_path}"],
+        ),
+        DetectorTrainSettings,
+    )
+    assert loaded(settings, merge=False).lora == detector.lora  # type: ignore[attr-defined]
+    assert loaded(settings).lora is None  # type: ignore[attr-defined]
+
+
+def test_a_network_without_layers_to_compute_anew() -> None:
+    checkpoint = BaselineSet("safe").folder / "checkpoint-best.pth"
+    with pytest.raises(ConfigError, match=r"phase\.gradient_checkpointing: SAFE has no model of transformers"):
+        load_detector(checkpoint, detector="safe").checkpoint_gradients()
 
 
 CROPS = {"univfd": 224, "dda": 336, "bfree": 504}
@@ -310,7 +334,8 @@ def _loaded(name: str, weights: Path, start: Path) -> Baseline:
         ({"size": 3}, "carries a description that is damaged"),
         ({"lora": {"rank": 0}}, "carries a description that is damaged"),
         ({"name": ["DDA"]}, "holds another detector"),
-        ({"name": "MIRROR"}, "holds another detector"),
+        ({"name": "MIRROR"}, "holds another detector; give detector=mirror"),
+        ({"name": "Elsewhere"}, "holds another detector; install the package that registers 'Elsewhere'"),
         ({"size": {"width": 64, "depth": 3, "heads": 4, "mlp_width": 256}}, "1 of 3 layers missing"),
     ],
 )

@@ -88,6 +88,12 @@ def test_eval_and_predict_use_it(here: Path, tmp_path: Path) -> None:
     first, second = ((tmp_path / name / "predictions.parquet").read_bytes() for name in ("run", "again"))
     assert first == second
 
+    # Whose code may run, a run folder does not say: it may be somebody else's.
+    with pytest.raises(MirrorError, match="if you trust that, give trust=sharpness"):
+        evaluation.run(compose("eval", [f"repeat={tmp_path}/again", f"output_dir={tmp_path}/no", *CPU]))
+    named_again = [f"repeat={tmp_path}/again", f"output_dir={tmp_path}/yes", "trust=sharpness"]
+    evaluation.run(compose("eval", [*named_again, *CPU]))
+
     pictures = sorted((miniature_dir() / "test").rglob("*.jpg"))[:5]
     more = [f"output={tmp_path}/scores.csv", "device=cpu", "num_workers=0"]
     called(here, "mirror_pl.predict", *map(str, pictures), *named, *more)

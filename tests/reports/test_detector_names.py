@@ -50,6 +50,15 @@ def test_the_same_weights_elsewhere_are_the_same_detector(tmp_path: Path) -> Non
     assert labels(tmp_path, *runs) == ["mirror/tiny"]
 
 
+def test_detectors_over_the_same_weights_are_told_apart(tmp_path: Path) -> None:
+    plain = {"name": "sharpness", "_target_": None, "checkpoint": "x", "merge_lora": True, "size": None}
+    runs = [
+        Run(IMAGES, sha256="a" * 64, name=name, settings={"detector": {**plain, **options}})
+        for name, options in (("A", {}), ("B", {}), ("B", {"gain": 2}), ("B", {"gain": 3}), ("B", {"labels": ["x", "y"]}))
+    ]
+    assert labels(tmp_path, *runs) == ["A", "B", "B (gain 2)", "B (gain 3)", "B (labels x+y)"]
+
+
 def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> None:
     runs = [
         Run(IMAGES),

@@ -198,11 +198,8 @@ def loaded(settings: CheckpointSettings, merge: bool = True) -> Detector:
     Raises:
         ConfigError, CheckpointError: As `load_detector`.
     """
-    kind = kind_of_detector(settings)
-    given = _given(settings)
-    if "merge" in settings_of(kind):
-        given["merge"] = merge and settings.detector.merge_lora
-    return load_detector(checkpoint_of(settings), detector=kind, **given)
+    merge = merge and settings.detector.merge_lora
+    return load_detector(checkpoint_of(settings), detector=kind_of_detector(settings), merge=merge, **_given(settings))
 
 
 def _given(settings: CheckpointSettings) -> dict[str, Any]:
@@ -227,7 +224,8 @@ def _check_files(settings: CheckpointSettings, kind: type[Detector]) -> None:
     if settings.checkpoint is None or not Path(settings.checkpoint).exists():
         where = f"{settings.checkpoint} does not exist" if settings.checkpoint else "not given"
         raise CheckpointError(
-            f"checkpoint: {where}. {wanted}; give checkpoint=..., or paths.checkpoints=FOLDER of its files"
+            f"checkpoint: {where}. {wanted}; give checkpoint=..., or paths.checkpoints=FOLDER of its files. Where "
+            "to get them: python -m mirror_pl.weights"
         )
     path = settings.backbone.path
     if needs_backbone(kind) and not (path and Path(path).exists()) and trained_file(Path(settings.checkpoint)) is None:

@@ -301,6 +301,9 @@ def assembled(
     with torch.device("meta"):
         detector = make()
     check_fit(tensors, tensor_shapes(detector), path, what)
+    floating = {our_name(name): tensor.is_floating_point() for name, tensor in detector.state_dict().items()}
+    if wrong := sorted(name for name, tensor in tensors.items() if tensor.is_floating_point() != floating[name]):
+        _refuse([f"  {len(wrong)} of another type: {name_list(wrong, 4)}"], path, what)
     detector.normalise = Normalise(detector.spec.mean, detector.spec.std)
     constants = {f"normalise.{name}": tensor for name, tensor in detector.normalise.state_dict().items()}
     live = live_names(detector)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.normalise import Normalise
 from mirror_pl.detectors.verdict import Verdict
-from mirror_pl.errors import ConfigError, nearest
+from mirror_pl.errors import CheckpointError, ConfigError, nearest
 from mirror_pl.hub import HubId, origin
 from mirror_pl.images.spec import PreprocessSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 FAKE_WORDS: Final = frozenset(
     {"fake", "ai", "aigc", "generated", "synthetic", "artificial", "deepfake", "aigenerated", "gan", "diffusion"}
@@ -23,7 +27,11 @@ REAL_WORDS: Final = frozenset({"real", "human", "hum", "natural", "nature", "aut
 NEGATIONS: Final = frozenset({"not", "no", "non"})
 
 
-def fake_classes(labels: Sequence[str], fake_label: str | Sequence[str] | None) -> list[int]:
+FakeLabel = str | int | Sequence[str | int] | None
+"""``detector.fake_label``: a label or several; a number is the label that is written so."""
+
+
+def fake_classes(labels: Sequence[str], fake_label: FakeLabel) -> list[int]:
     """Return which classes mean fake.
 
     Args:
@@ -35,7 +43,7 @@ def fake_classes(labels: Sequence[str], fake_label: str | Sequence[str] | None) 
     """
     shown = ", ".join(labels)
     if fake_label is not None:
-        asked = [fake_label] if isinstance(fake_label, str) else list(fake_label)
+        asked = [str(label) for label in ([fake_label] if isinstance(fake_label, str | int) else fake_label)]
         for label in asked:
             if label not in labels:
                 raise ConfigError(
@@ -95,6 +103,29 @@ class Classifier(Detector):
         """Return what it is, in plain values."""
         fake = [self.labels[number] for number in self.fake]
         return {**super().description(), "labels": list(self.labels), "fake_labels": fake}
+
+    def ready(self, device: torch.device | str) -> Self:
+        """Return it frozen, in eval mode and on a device, once it has been seen to score what its recipe makes.
+
+        Raises:
+            CheckpointError: If its network takes no such pixels, or makes other classes.
+        """
+        self.requires_grad_(False).eval()
+        try:
+            with torch.inference_mode():
+                found = self.score(torch.zeros(1, 3, self.spec.crop_px, self.spec.crop_px)).evidence["logits"].shape
+        except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:  # as its library has it
+            said = " ".join(str(error).split())[:300]
+            raise CheckpointError(
+                f"checkpoint: the network of {self.source} does not take what its recipe makes, images of "
+                f"{self.spec.crop_px} px: {said}"
+            ) from error
+        if found != (1, len(self.labels)):
+            raise CheckpointError(
+                f"checkpoint: the network of {self.source} makes outputs {tuple(found)}; expected (1, {len(self.labels)}), "
+                "one for each label"
+            )
+        return self.to(device)
 
     def score(self, pixels: Tensor) -> Verdict:
         """Score pixels ``(B, 3, H, W)`` in [0, 1]."""

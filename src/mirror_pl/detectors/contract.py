@@ -17,7 +17,7 @@ from mirror_pl.calibration import Calibration
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.detectors.verdict import Prediction, Verdict
-from mirror_pl.errors import CheckpointError
+from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.images.pictures import Picture, prepare
 from mirror_pl.images.spec import PreprocessSpec
 
@@ -199,10 +199,19 @@ class Detector(nn.Module, ABC):
         """Score pixels ``(B, 3, H, W)`` in [0, 1]."""
 
     def checkpoint_gradients(self) -> None:
-        """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time."""
+        """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time.
+
+        Raises:
+            ConfigError: If its backbone is no model of transformers.
+        """
         from transformers import PreTrainedModel
 
-        model = next(part for part in self.backbone.modules() if isinstance(part, PreTrainedModel))
+        model = next((part for part in self.backbone.modules() if isinstance(part, PreTrainedModel)), None)
+        if model is None:
+            raise ConfigError(
+                f"phase.gradient_checkpointing: {self.name} has no model of transformers to do it; give "
+                "phase.gradient_checkpointing=false"
+            )
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def class_logits(self, pixels: Tensor) -> Tensor:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from PIL import Image
 
-from mirror_pl.detectors.classifier import Classifier, fake_classes
+from mirror_pl.detectors.classifier import Classifier, FakeLabel, fake_classes
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown
 from mirror_pl.images.spec import PreprocessSpec
 
@@ -30,7 +29,7 @@ class HfClassifier(Classifier):
         cls,
         checkpoint: str | Path,
         *,
-        fake_label: str | Sequence[str] | None = None,
+        fake_label: FakeLabel = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> HfClassifier:
@@ -67,10 +66,12 @@ class HfClassifier(Classifier):
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if names := sorted(map(str, info.get(what, ()))):
                 raise CheckpointError(f"checkpoint: {folder} has {what.replace('_', ' ')}: {name_list(names, 4)}")
-        labels = [str(model.config.id2label[number]) for number in range(model.config.num_labels)]
+        named = model.config.id2label
+        if sorted(named) != list(range(len(named))):
+            raise CheckpointError(f"checkpoint: {folder / 'config.json'} has labels for the classes {sorted(named)}")
+        labels = [str(named[number]) for number in range(len(named))]
         spec = spec_of(type(processor).__name__, processor.to_dict(), folder)
-        detector = cls(spec, model, labels, fake_classes(labels, fake_label), folder)
-        return detector.requires_grad_(False).eval().to(device)
+        return cls(spec, model, labels, fake_classes(labels, fake_label), folder).ready(device)
 
 
 def spec_of(kind: str, values: Mapping[str, Any], folder: Path) -> PreprocessSpec:
@@ -84,6 +85,13 @@ def spec_of(kind: str, values: Mapping[str, Any], folder: Path) -> PreprocessSpe
     Raises:
         CheckpointError: If it is of a kind that is not known, or does not make every image a square of one size.
     """
+    try:
+        return _spec_of(kind, values, folder)
+    except (ConfigError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"checkpoint: the image processor of {folder} makes no recipe: {error}") from error
+
+
+def _spec_of(kind: str, values: Mapping[str, Any], folder: Path) -> PreprocessSpec:
     name = kind.removesuffix("Fast").removesuffix("Pil").removesuffix("ImageProcessor")
     if name not in PROCESSORS:
         raise CheckpointError(
@@ -108,21 +116,18 @@ def spec_of(kind: str, values: Mapping[str, Any], folder: Path) -> PreprocessSpe
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if values.get("do_normalize", True):
         mean, std = (_of_channels(values[name]) for name in ("image_mean", "image_std"))
-    plain = PreprocessSpec(max_short_side_px=None, align_suffixes=())
-    try:
-        resample: Any = Image.Resampling(values.get("resample", 2)).name.lower()
-        return replace(
-            plain,
-            short_side_px=short,
-            squash_px=squash,
-            resample=resample,
-            crop_px=side,
-            crop_from="floor",
-            mean=_of_channels(mean, scale),
-            std=_of_channels(std, scale),
-        )
-    except (ConfigError, ValueError, TypeError) as error:
-        raise CheckpointError(f"checkpoint: the image processor of {folder} makes no recipe: {error}") from error
+    resample: Any = Image.Resampling(values.get("resample", 2)).name.lower()
+    return PreprocessSpec(
+        max_short_side_px=None,
+        short_side_px=short,
+        squash_px=squash,
+        resample=resample,
+        crop_px=side,
+        crop_from="floor",
+        align_suffixes=(),
+        mean=_of_channels(mean, scale),
+        std=_of_channels(std, scale),
+    )
 
 
 def _of_channels(values: Sequence[float], scale: float = 1) -> tuple[float, float, float]:

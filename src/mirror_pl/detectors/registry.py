@@ -16,7 +16,7 @@ from mirror_pl.detectors.checkpoint.read import RawCheckpoint
 from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.detector_config import BackboneConfig
 from mirror_pl.detectors.mirror import MirrorDetector
-from mirror_pl.errors import CheckpointError, ConfigError, nearest
+from mirror_pl.errors import CheckpointError, ConfigError, nearest, shown
 from mirror_pl.hub import local_path
 from mirror_pl.locate import registered_detectors
 
@@ -44,7 +44,7 @@ def detector_class(name: str, trusted: Collection[str] = ()) -> type[Detector]:
         if package not in (*trusted, "mirror_pl"):
             raise ConfigError(
                 f"detector._target_={name}: importing it runs the code of the package {package}; if you trust that, give "
-                f"trust={package}"
+                f"trust={package}; in Python, give load_detector the class itself"
             )
         module, _, attribute = name.rpartition(".")
         found, value = _imported(name, f"{module}:{attribute}"), name
@@ -140,8 +140,10 @@ def load_detector(
             )
     own = trained_file(Path(checkpoint))
     if own is not None and (own_title(own) or MirrorDetector.title) != kind.title:
-        there = kind_of(own) or "mirror"
-        raise CheckpointError(f"checkpoint: {own.path} holds another detector; give detector={there}")
+        title = own_title(own)
+        there = "mirror" if title is None else kind_named(title)
+        remedy = f"give detector={there}" if there else f"install the package that registers {shown(title)}"
+        raise CheckpointError(f"checkpoint: {own.path} holds another detector; {remedy}")
     if own is not None and own_title(own) is not None:
         given = settings if "merge" in settings else merge
         loaded = kind.rebuilt(own, merge=given.get("merge", True), device=device, dtype=dtype)
@@ -184,7 +186,12 @@ def own_title(raw: RawCheckpoint) -> str | None:
 def kind_of(raw: RawCheckpoint) -> str | None:
     """Return the registered name of the detector that a file of our training holds; None as `own_title`."""
     title = own_title(raw)
-    for name in registered_detectors() if title else ():
+    return kind_named(title) if title else None
+
+
+def kind_named(title: str) -> str | None:
+    """Return the registered name of the detector of a title; None where none has it."""
+    for name in registered_detectors():
         with suppress(ConfigError):  # of another package, and not to be imported
             if detector_class(name).title == title:
                 return name

@@ -152,7 +152,8 @@ def _normalisation(file: Path) -> tuple[Any, Any]:
     try:
         values = read_json(file)
         mean, std = (tuple(float(value) for value in values[name]) for name in ("image_mean", "image_std"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        PreprocessSpec(mean=mean, std=std)  # type: ignore[arg-type]  # it checks how many there are
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(
             f"backbone.path: no mean and std of the image processor in {file} ({error!r}); it belongs to the backbone's "
             "folder on the hub"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
 from mirror_pl.detectors.checkpoint.fit import misfits
 from mirror_pl.detectors.checkpoint.read import published_tensors
-from mirror_pl.detectors.classifier import Classifier, fake_classes
+from mirror_pl.detectors.classifier import Classifier, FakeLabel, fake_classes
 from mirror_pl.errors import CheckpointError, ConfigError, shown
 from mirror_pl.files import read_json
 from mirror_pl.images.spec import PreprocessSpec
@@ -29,7 +29,7 @@ class TimmClassifier(Classifier):
         cls,
         checkpoint: str | Path,
         *,
-        fake_label: str | Sequence[str] | None = None,
+        fake_label: FakeLabel = None,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> TimmClassifier:
@@ -54,41 +54,42 @@ class TimmClassifier(Classifier):
         folder = Path(checkpoint)
         try:
             values = read_json(folder / "config.json")
-            number, labels = (
-                int(values["num_classes"]),
-                values.get("label_names") or values["pretrained_cfg"].get("label_names"),
-            )
-            model = timm.create_model(
-                values["architecture"], pretrained=False, num_classes=number, **values.get("model_args", {})
-            )
-            data = resolve_data_config(pretrained_cfg=values["pretrained_cfg"])
+            number, published = int(values["num_classes"]), values["pretrained_cfg"]
+            names = list(map(str, values.get("label_names") or published.get("label_names") or range(number)))
+            if len(names) != number:
+                raise ValueError(f"{number} classes, and {len(names)} label_names")
+            architecture, arguments = values["architecture"], values.get("model_args", {})
+            if not re.fullmatch(r"[\w.]+", architecture) or _ELSEWHERE & arguments.keys():
+                raise ValueError(f"architecture {shown(architecture)} with {shown(arguments)} would load other files")
+            model = timm.create_model(architecture, pretrained=False, num_classes=number, **arguments)
+            data = resolve_data_config(pretrained_cfg=published)
         except Exception as error:  # timm raises what it likes on values that make no sense
             raise CheckpointError(
                 f"checkpoint: {folder} is no image classifier of timm: {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:300]}. Expected {cls.files}"
             ) from error
-        names = [str(label) for label in labels or range(number)]
         tensors = published_tensors(folder)
         if problems := misfits(tensors, {name: tensor.shape for name, tensor in model.state_dict().items()}):
             raise CheckpointError(
                 "\n".join([f"checkpoint: {folder} does not fit timm's {values['architecture']}", *problems])
             )
         model.load_state_dict(tensors)
-        detector = cls(_spec_of(data, folder), model.to(dtype=dtype), names, fake_classes(names, fake_label), folder)
-        return detector.requires_grad_(False).eval().to(device)
+        spec, fake = _spec_of(data, folder), fake_classes(names, fake_label)
+        return cls(spec, model.to(dtype=dtype), names, fake, folder).ready(device)
+
+
+_ELSEWHERE: Final = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"})
+"""Arguments of ``timm.create_model`` by which it reads, or downloads, what is not in the folder."""
 
 
 def _spec_of(data: dict[str, Any], folder: Path) -> PreprocessSpec:
     """Return the recipe that timm's transform of an evaluation follows."""
-    _channels, height, width = data["input_size"]
-    mode = data.get("crop_mode") or "center"
-    if height != width or mode not in ("center", "squash"):
-        raise CheckpointError(
-            f"checkpoint: {folder} is evaluated on {height} x {width} px with crop_mode {shown(mode)}; known are squares, "
-            "with center or squash"
-        )
-    resized = math.floor(height / data["crop_pct"])
     try:
+        _channels, height, width = data["input_size"]
+        mode = data.get("crop_mode") or "center"
+        if height != width or mode not in ("center", "squash"):
+            raise ValueError(f"{height} x {width} px with crop_mode {shown(mode)}; known are squares, with center or squash")
+        resized = math.floor(height / data["crop_pct"])
         return PreprocessSpec(
             max_short_side_px=None,
             short_side_px=resized if mode == "center" else None,
@@ -99,5 +100,5 @@ def _spec_of(data: dict[str, Any], folder: Path) -> PreprocessSpec:
             mean=data["mean"],
             std=data["std"],
         )
-    except ConfigError as error:
+    except (ConfigError, ValueError, TypeError, KeyError, ArithmeticError) as error:
         raise CheckpointError(f"checkpoint: the evaluation of {folder} makes no recipe: {error}") from error

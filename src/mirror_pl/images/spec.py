@@ -66,13 +66,13 @@ class PreprocessSpec:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def __post_init__(self) -> None:
-        if not 1 <= self.crop_px <= LARGEST_CROP_PX:
-            raise ConfigError(f"crop_px must be from 1 to {LARGEST_CROP_PX}, got {self.crop_px}")
+        if type(self.crop_px) is not int or not 1 <= self.crop_px <= LARGEST_CROP_PX:
+            raise ConfigError(f"crop_px must be a whole number from 1 to {LARGEST_CROP_PX}, got {self.crop_px}")
         resizes = ("max_short_side_px", "short_side_px", "squash_px")
         for name in resizes:
             value = getattr(self, name)
-            if value is not None and not 1 <= value <= LARGEST_SIDE_PX:
-                raise ConfigError(f"{name} must be at least 1 and at most {LARGEST_SIDE_PX}, or None, got {value}")
+            if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_SIDE_PX):
+                raise ConfigError(f"{name} must be a whole number from 1 to {LARGEST_SIDE_PX}, or None, got {value}")
         if sum(getattr(self, name) is not None for name in resizes) > 1:
             raise ConfigError(f"of {', '.join(resizes)}, a recipe has one at most")
         for name, known in (("decoder", Decoder), ("resample", Resample)):
@@ -82,10 +82,10 @@ class PreprocessSpec:
             raise ConfigError(f"crop_from must be even or floor, got {shown(self.crop_from)}")
         if not 1 <= self.align_quality <= 100:
             raise ConfigError(f"align_quality must be from 1 to 100, got {self.align_quality}")
-        if not all(map(math.isfinite, self.mean)):
-            raise ConfigError(f"mean must be finite numbers, got {self.mean}")
-        if not all(0 < value < math.inf for value in self.std):
-            raise ConfigError(f"std must be finite numbers above 0, got {self.std}")
+        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
+            raise ConfigError(f"mean must be finite numbers, one per RGB channel, got {self.mean}")
+        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+            raise ConfigError(f"std must be finite numbers above 0, one per RGB channel, got {self.std}")
 
     def aligns(self, suffix: str) -> bool:
         """Whether crops of a file with this suffix are compressed to JPEG; letter case does not matter."""

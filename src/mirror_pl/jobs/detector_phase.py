@@ -11,8 +11,10 @@ from omegaconf import DictConfig, OmegaConf
 from mirror_pl.config.build_detector import backbone_folder, backbone_weights, checkpoint_of, kind_of_detector, loaded
 from mirror_pl.config.schema import DetectorTrainSettings, read_settings
 from mirror_pl.detectors import Detector, DetectorConfig, HeadConfig, LoraConfig, MirrorDetector
+from mirror_pl.detectors.baseline import Baseline
 from mirror_pl.detectors.checkpoint import find_backbone, load_bank, read_checkpoint
 from mirror_pl.detectors.detector_config import from_mapping
+from mirror_pl.detectors.registry import kind_named
 from mirror_pl.detectors.untrained import untrained_detector
 from mirror_pl.detectors.variants import LINEAR_PROBE, variant_name
 from mirror_pl.errors import ConfigError, DataError
@@ -43,11 +45,18 @@ class DetectorPhase(Phase):
         self.phase = phase = settings.phase
         self.lora = None if phase.lora_rank is None else LoraConfig(phase.lora_rank, phase.lora_alpha)
         self.memory_sha256: str | None = None
-        self.is_baseline = kind_of_detector(settings) is not MirrorDetector
+        kind = kind_of_detector(settings)
+        self.is_baseline = kind is not MirrorDetector
         if self.is_baseline:
+            name = settings.detector.target or settings.detector.name
+            if not issubclass(kind, Baseline) or kind_named(kind.title) is None:
+                raise ConfigError(
+                    f"detector={name}: it cannot be trained, as no file of our training could hold it; that takes a "
+                    "registered subclass of mirror_pl.detectors.baseline.Baseline: docs/adding-a-detector.md"
+                )
             checkpoint_of(settings)
             if phase.rope_rescale is not None:
-                raise ConfigError(f"phase.rope_rescale: detector={settings.detector.name} has no RoPE; leave it out")
+                raise ConfigError(f"phase.rope_rescale: it is MIRROR's alone, not of detector={name}; leave it out")
             return
         head: Any = OmegaConf.to_container(cfg.detector.head, resolve=True)
         self.head = from_mapping(HeadConfig, head, where="detector.head")

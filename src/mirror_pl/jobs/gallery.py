@@ -195,7 +195,11 @@ def _settings_of(run: GatheredRun) -> EvalSettings:
     if not isinstance(recorded, Mapping):
         raise ConfigError(f"maps: {run.folder / 'run.json'} has no settings, it is from an older version; use maps=false")
     default: Any = OmegaConf.to_container(compose("eval"), resolve=True)
-    return check_settings({name: recorded.get(name, default[name]) for name in EvalSettings.model_fields}, EvalSettings)
+    values = {name: recorded.get(name, default[name]) for name in EvalSettings.model_fields}
+    settings = check_settings({**values, "trust": None}, EvalSettings)
+    if settings.detector.target is not None:
+        raise ConfigError("maps: the detector is of another package, whose code a run folder may not run; use maps=false")
+    return settings
 
 
 def _check_weights(run: GatheredRun, settings: EvalSettings) -> None:

@@ -103,7 +103,8 @@ class Original:
         """Return the settings of the original, but for those that this command line names, and where results go.
 
         Of what the run records, only the values of known settings are taken, each by its type, and every text as it is:
-        what is built, and with which callbacks and loggers, `cfg` says. Of a run of several heads its own detector is
+        what is built, and with which callbacks and loggers, `cfg` says, and
+        whose code may run. Of a run of several heads its own detector is
         repeated, without the others.
 
         Args:
@@ -113,7 +114,7 @@ class Original:
         Raises:
             ConfigError: If a recorded value is none of its setting.
         """
-        recorded, own = self.run["config"], {*named, "output_dir", "repeat", "resume", "heads"}
+        recorded, own = self.run["config"], {*named, "output_dir", "repeat", "resume", "heads", "trust"}
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
         taken = {name for name in EvalSettings.model_fields if name in recorded and name not in own}
         again = cfg.copy()

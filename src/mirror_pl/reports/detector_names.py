@@ -13,6 +13,9 @@ from mirror_pl.texts import printable
 SETTINGS = ("tf32", "perturb", "format_align")
 """Settings that move scores, and are part of what a detector is here."""
 
+_NO_OPTIONS = ("name", "_target_", "checkpoint", "merge_lora", "size", "head")
+"""Of the config's ``detector``, what every detector has; the rest are settings of its own, and move scores."""
+
 _USUAL: tuple[Any, ...] = (None, False, "", "clean")
 """Values of these settings that leave scores as published."""
 _NAMELESS = "mirror"
@@ -24,8 +27,12 @@ PUBLISHED_PROTOCOL = "published protocol"
 
 @dataclass(frozen=True)
 class DetectorKey:
-    """What makes two runs those of one detector; weights count by content, not by path."""
+    """What makes two runs those of one detector; weights count by content, not by path.
 
+    Its name counts too: detectors that are not trained may look through the same weights.
+    """
+
+    name: str
     checkpoint: str
     memory: str | None
     backbone: str | None
@@ -56,7 +63,8 @@ def key_of(run: GatheredRun) -> DetectorKey:
     """Return what detector a complete run is of."""
     assert run.facts is not None
     memory, backbone = ((run.facts.get(name) or {}).get("sha256") for name in ("memory", "backbone"))
-    return DetectorKey(run.facts["checkpoint"]["sha256"], memory, backbone, run.facts["precision"], _variant(run))
+    name = printable(str(run.facts["detector"].get("name", _NAMELESS)))
+    return DetectorKey(name, run.facts["checkpoint"]["sha256"], memory, backbone, run.facts["precision"], _variant(run))
 
 
 def name_detectors(runs: Iterable[GatheredRun]) -> list[DetectorName]:
@@ -66,15 +74,14 @@ def name_detectors(runs: Iterable[GatheredRun]) -> list[DetectorName]:
         key = key_of(run)
         if key not in latest or run.finished >= latest[key].finished:
             latest[key] = run  # keeps the place of the first
-    bases = {key: printable(str(run.facts["detector"].get("name", _NAMELESS))) for key, run in latest.items() if run.facts}
     named = []
     for key, run in latest.items():
-        others = {other: latest[other] for other in latest if bases[other] == bases[key]}
+        others = {other: latest[other] for other in latest if other.name == key.name}
         added = [*_weights(key, others), *_precision(key, others), *key.variant]
-        label = f"{bases[key]} ({', '.join(added)})" if added else bases[key]
+        label = f"{key.name} ({', '.join(added)})" if added else key.name
         as_published = set(key.variant) <= {PUBLISHED_PROTOCOL}
         miniature = bool(run.facts and run.facts.get("miniature"))
-        named.append(DetectorName(key, label, bases[key] if as_published else None, run.checkpoint, miniature))
+        named.append(DetectorName(key, label, key.name if as_published else None, run.checkpoint, miniature))
     return named
 
 
@@ -89,6 +96,12 @@ def _variant(run: GatheredRun) -> tuple[str, ...]:
             said.append(name)
         elif value not in _USUAL:
             said.append(f"{name} {value}")
+    options = run.settings.get("detector")
+    said += [
+        f"{name} {'+'.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in (options if isinstance(options, Mapping) else {}).items()
+        if name not in _NO_OPTIONS and value is not None
+    ]
     protocol = run.facts.get("protocol", {"as_published": True})  # the oldest runs knew no other
     if not protocol["as_published"]:
         said += [f"crops {protocol['crops']}", f"{protocol['aggregate']} of {protocol['of']}s"]

@@ -67,7 +67,7 @@ class Claim:
     def subject(self) -> tuple[str, ...]:
         """What is claimed something of: two rows that agree in it must have the same figures."""
         weights = (self.checkpoint_sha256, self.memory_sha256, self.backbone_sha256)
-        return (self.benchmark, *weights, self.data_fingerprint, self.recipe)
+        return (self.detector, self.benchmark, *weights, self.data_fingerprint, self.recipe)
 
     @property
     def figures(self) -> tuple[str, ...]:
@@ -90,7 +90,7 @@ def claim_of(run: GatheredRun, result: Result, level: float) -> Claim:
     setting = f"repeat={folder}" if re.fullmatch(r"[\w./-]+", folder) else f"\"repeat='{folder}'\""
     bal_acc = result.headline
     return Claim(
-        detector=printable(str(facts["detector"].get("name", "mirror"))),
+        detector=key.name,
         benchmark=run.benchmark,
         bal_acc=_text(bal_acc.value),
         low=_text(bal_acc.low),
