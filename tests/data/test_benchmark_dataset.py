@@ -109,7 +109,9 @@ def test_cached_samples_are_the_uncached_ones(index: Index, tmp_path: Path, monk
     assert len(cache._segments) == 7, "only whole images, each once"
     decoded = []
     decode = pictures.decode
-    monkeypatch.setattr(pictures, "decode", lambda source: decoded.append(source.path.name) or decode(source))
+    monkeypatch.setattr(
+        pictures, "decode", lambda source, decoder: decoded.append(source.path.name) or decode(source, decoder)
+    )
     samples(index, cache)
     assert decoded == ["no.jpg", "short.png"]
 
@@ -142,8 +144,8 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(
 ) -> None:
     decode = pictures.decode
 
-    def decode_slowly(source: ImageSource) -> object:
-        decoded = decode(source)
+    def decode_slowly(source: ImageSource, decoder: str) -> object:
+        decoded = decode(source, decoder)
         os.utime(source.path)
         return decoded
 
