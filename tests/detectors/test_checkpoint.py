@@ -299,16 +299,16 @@ def test_a_damaged_folder(tmp_path: Path) -> None:
             for wrong, says in (
                 (
                     {"std": [0.2, 0, 0.2]},
-                    "again carries a config that is damaged: std must be finite numbers above 0, got (0.2, 0",
+                    "again carries a config that is damaged: std must be finite numbers above 0, one per RGB channel, got (0.2, 0",
                 ),
                 ({"std": [0.2, 0.2, -1]}, "std must be"),
                 ({"std": [0.2, 0.2, math.nan]}, "got (0.2, 0.2, nan)"),
                 ({"mean": [0.2, 0.2, math.inf]}, "mean must be"),
-                ({"crop_px": 0}, "crop_px must be from 1 to 4096, got 0"),
+                ({"crop_px": 0}, "crop_px must be a whole number from 1 to 4096, got 0"),
                 ({"crop_px": 10**9}, "got 1000000000"),
                 ({"crop_px": 4}, "crop_px of the preprocessing must be at least the backbone's patch"),
                 ({"crop_px": 1e9}, "got 1000000000.0"),
-                ({"max_short_side_px": 0}, "max_short_side_px must be at least 1"),
+                ({"max_short_side_px": 0}, "max_short_side_px must be a whole number from 1 to 65536"),
                 ({"align_quality": 101}, "align_quality must be from 1 to 100"),
             )
         ),
@@ -345,7 +345,9 @@ def test_a_normalisation_that_divides_by_nothing_is_refused(tmp_path: Path, std:
     model = content()["model"]
     model["norm.std"][0, 1] = std
     message = error_of(save(tmp_path / "x.pth", {"model": model}))
-    assert "x.pth is damaged: its normalisation's std must be finite numbers above 0, got (0.2" in message
+    assert (
+        "x.pth is damaged: its normalisation's std must be finite numbers above 0, one per RGB channel, got (0.2" in message
+    )
     assert f", {std}, 0.2" in message
 
 
