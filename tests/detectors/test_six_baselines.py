@@ -153,7 +153,7 @@ def test_eval_and_predict_give_the_golden_scores(case: Case, tmp_path: Path) -> 
         evaluation.run(compose("eval", given))
         table = pq.read_table(tmp_path / benchmark / "predictions.parquet")
         scored |= dict(zip(table["path"].to_pylist(), table["logit"].to_pylist(), strict=True))
-    assert len(scored) > 10
+    assert len(scored) == 37
     for path, logit in scored.items():
         assert logit == pytest.approx(golden[path], abs=case.tolerance), path
 

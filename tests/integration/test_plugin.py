@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 import mirror_pl
 from mirror_pl import load_detector
 from mirror_pl.config.command import compose
-from mirror_pl.errors import MirrorError
+from mirror_pl.detectors import Detector, Verdict
+from mirror_pl.errors import ConfigError, MirrorError
 from mirror_pl.jobs import eval as evaluation
 from mirror_pl.jobs import report as reporting
 from mirror_pl.locate import CHECKOUT, miniature_dir, registered_detectors
@@ -132,3 +133,15 @@ def test_what_is_wrong_is_said(here: Path, tmp_path: Path, command: list[str], s
     with pytest.raises(MirrorError, match=said) as caught:
         evaluation.run(compose("eval", [*command, *weights, *CPU, f"output_dir={tmp_path}/run"]))
     assert caught.value.exit_code == 2
+
+
+def test_a_class_without_load_is_only_built_in_python(tmp_path: Path) -> None:
+    class Bare(Detector):
+        def score(self, pixels: torch.Tensor) -> Verdict:
+            logit = pixels.mean(dim=(1, 2, 3))
+            return Verdict(logit, logit.sigmoid(), {})
+
+    with pytest.raises(ConfigError, match=r"Bare cannot be loaded from .*: it has no classmethod load"):
+        load_detector(tmp_path, detector=Bare)
+    with pytest.raises(ConfigError, match=r"gain: detector=Bare has no such setting\. It has: none"):
+        load_detector(tmp_path, detector=Bare, gain=2)

@@ -73,9 +73,13 @@ class Detector(nn.Module, ABC):
 
         Raises:
             CheckpointError: If a file is missing, damaged, unsafe or of another kind, or any tensor does not fit.
+            ConfigError: If the subclass has none, and is only built in Python.
         """
-        del checkpoint, args, settings
-        raise NotImplementedError(f"{cls.__name__} must have a classmethod load")
+        del args, settings
+        raise ConfigError(
+            f"checkpoint: {cls.__name__} cannot be loaded from {checkpoint}: it has no classmethod load; "
+            "docs/adding-a-detector.md"
+        )
 
     @classmethod
     def rebuilt(cls, trained: RawCheckpoint, *args: Any, **settings: Any) -> Self:

@@ -64,7 +64,9 @@ def _imported(name: str, value: str) -> Any:
 def settings_of(kind: type[Detector]) -> Mapping[str, inspect.Parameter]:
     """Return the settings that a detector's `load` takes, by name, besides checkpoint, device and dtype."""
     parameters = inspect.signature(kind.load).parameters
-    return {name: each for name, each in parameters.items() if name not in ("checkpoint", "device", "dtype")}
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    named = {name: each for name, each in parameters.items() if each.kind not in several}
+    return {name: each for name, each in named.items() if name not in ("checkpoint", "device", "dtype")}
 
 
 def needs_backbone(kind: type[Detector]) -> bool:
@@ -131,7 +133,9 @@ def load_detector(
     checkpoint, calibration, settings = _local(checkpoint, calibration, settings)
     kind = detector if isinstance(detector, type) else detector_class(detector)
     name, known = detector if isinstance(detector, str) else kind.__name__, settings_of(kind)
-    merge = {"merge": settings.pop("merge")} if "merge" in settings and "merge" not in known else {}
+    merge = settings.get("merge", True)
+    if "merge" not in known:  # of a file of our training it is asked, whatever the published file has
+        settings.pop("merge", None)
     for setting in settings:
         if setting not in known:
             raise ConfigError(
@@ -145,8 +149,7 @@ def load_detector(
         remedy = f"give detector={there}" if there else f"install the package that registers {shown(title)}"
         raise CheckpointError(f"checkpoint: {own.path} holds another detector; {remedy}")
     if own is not None and own_title(own) is not None:
-        given = settings if "merge" in settings else merge
-        loaded = kind.rebuilt(own, merge=given.get("merge", True), device=device, dtype=dtype)
+        loaded = kind.rebuilt(own, merge=merge, device=device, dtype=dtype)
     else:
         if needs_backbone(kind) and settings.get("backbone_folder") is None:
             raise ConfigError(f"backbone_folder: detector={name} wants one. Expected {kind.files}")
