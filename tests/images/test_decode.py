@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from mirror_pl.images import UndecodableImageError, decode
 from mirror_pl.sources.source import ImageSource
@@ -139,12 +139,19 @@ def png_with(chunk: bytes, content: bytes) -> bytes:
 def test_what_pillow_reads_with_its_switch_on_is_read_and_marked(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The published code reads with the switch on."""
+    """The published code reads with the switch on. Pillow 12 refuses a short gAMA even so, and then it is refused here."""
     (tmp_path / "x.png").write_bytes(content)
-    decoded = decode(tmp_path / "x.png")
     with monkeypatch.context() as patch:
         patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
-        expected = Image.open(tmp_path / "x.png").convert("RGB")
+        try:
+            expected = Image.open(tmp_path / "x.png").convert("RGB")
+        except UnidentifiedImageError:
+            expected = None
+    if expected is None:
+        with pytest.raises(UndecodableImageError, match="cannot identify"):
+            decode(tmp_path / "x.png")
+        return
+    decoded = decode(tmp_path / "x.png")
     np.testing.assert_array_equal(np.array(decoded.image), np.array(expected))
     assert decoded.flaw
 
