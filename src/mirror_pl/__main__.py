@@ -7,6 +7,7 @@ COMMANDS = {
     "robustness": "the same under each perturbation of a suite, and what they change",
     "predict": "score any pictures, and write a file with a row for each",
     "app": "a page in the browser that scores pictures, on this machine",
+    "serve": "scores over HTTP, for programs",
     "report": "gather finished evaluations into the table one would publish, with intervals, and a page to look at",
     "gallery": "show the surest, the most mistaken and the least sure images of evaluations, with maps if asked for",
     "calibrate": "fit on a finished evaluation what makes p_fake a probability, and when to say unsure",
