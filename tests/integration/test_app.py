@@ -28,14 +28,14 @@ from typing import Any
 import pytest
 from flat_detector import FlatDetector
 from golden_set import SMALL
-from PIL import Image
-
-import mirror_pl.jobs.app
 from mirror_pl.app_page import markup
 from mirror_pl.app_page.answer import Costs, answer, predictions_of
 from mirror_pl.app_page.port import is_local, listen, private_folder
 from mirror_pl.app_page.recipe import recipe
 from mirror_pl.app_page.uploads import MOST_AT_ONCE, WAIT_S, RefusedUploadError, UploadLimits, Uploads
+from PIL import Image
+
+import mirror_pl.jobs.app
 from mirror_pl.config.command import compose
 from mirror_pl.config.schema import AppSettings, read_settings
 from mirror_pl.detectors import CropPolicy, MirrorDetector, Prediction

@@ -15,11 +15,11 @@ import pytest
 import torch
 from calibrations import fitted
 from golden_set import SMALL
+from mirror_pl.app_page.answer import Answer
+from mirror_pl.app_page.markup import shown, table_csv
 
 from mirror_pl import BenchmarkDataModule, DetectorModule, load_detector
 from mirror_pl.abstention import VERDICTS
-from mirror_pl.app_page.answer import Answer
-from mirror_pl.app_page.markup import shown, table_csv
 from mirror_pl.calibration import Calibration, as_text, p_fake_of, read_calibration
 from mirror_pl.config.command import compose
 from mirror_pl.detectors import Prediction

@@ -247,6 +247,14 @@ class ServeSettings(ServingSettings):
 
     max_waiting: Count
 
+    @model_validator(mode="after")
+    def _room_for_a_request(self) -> ServeSettings:
+        if self.max_files > self.max_waiting:
+            raise _refusal(
+                f"max_files and max_waiting: a request of {self.max_files} files has no room among {self.max_waiting}"
+            )
+        return self
+
 
 class ConvertSettings(Settings):
     """Settings of ``mirror_pl.convert``."""

@@ -40,7 +40,7 @@ def prepare_item(
             found = replace(found, reason=f"{found.reason} max_megapixels={limits.max_megapixels:g}")
         if with_digest and found.pixels is not None:
             content = hashlib.sha256(item.source if isinstance(item.source, bytes) else item.source.read_bytes())
-            content.update(item.suffix.encode("utf-8", "surrogateescape"))  # which a recipe goes by
+            content.update(str(item.suffix).encode("utf-8", "surrogateescape"))  # which a recipe goes by
             found = replace(found, digest=content.digest())
         return found
     except Exception as error:  # of memory, say: a row, and never the run

@@ -121,9 +121,9 @@ def build_page(scorer: Scorer, folder: Path, *, max_files: int, at_once: int) ->
                 )  # fmt: skip
                 with gr.Column():
                     verdict = gr.HTML(elem_id="verdict", js_on_load=None, apply_default_css=False)
-                    again = gr.Button("Score it again with the settings above", elem_id="again")
+                    again = gr.Button("Score it again with the settings above", elem_id="again", size="md")
             shown = gr.Gallery(
-                label="What the detector saw, and its maps", columns=2, object_fit="contain", height="auto",
+                label="What the detector saw, and its maps", columns=2, object_fit="contain", height="max-content",
                 elem_id="shown", interactive=False, buttons=["fullscreen"],
             )  # fmt: skip
             details = gr.HTML(elem_id="details", js_on_load=None, apply_default_css=False)
@@ -131,9 +131,11 @@ def build_page(scorer: Scorer, folder: Path, *, max_files: int, at_once: int) ->
             pictures = gr.File(label="Pictures", file_count="multiple", elem_id="pictures", height=160)
             said = gr.HTML(elem_id="said", js_on_load=None, apply_default_css=False)
             download = gr.DownloadButton("Download as CSV", interactive=False, elem_id="download", size="md")
-            rows = gr.Dataframe(headers=list(COLUMNS), interactive=False, wrap=True, elem_id="rows", label="Verdicts", buttons=[])
+            rows = gr.Dataframe(
+                headers=list(COLUMNS), interactive=False, wrap=True, elem_id="rows", label="Verdicts", buttons=[]
+            )
             thumbnails = gr.Gallery(
-                label="Pictures", columns=4, object_fit="contain", height="auto", elem_id="thumbnails", interactive=False,
+                label="Pictures", columns=4, object_fit="contain", height="max-content", elem_id="thumbnails", interactive=False,
                 buttons=[],
             )  # fmt: skip
         # preprocess=False: what is scored is the file as it was uploaded, under the name that it has where it comes from.
@@ -207,7 +209,9 @@ def _batch(
 ) -> Callable[..., tuple[str, list[list[str]], list[tuple[Image.Image, str]], Any]]:
     # gradio finds the progress bar of a function by its argument's default.
     def answer(
-        files: Sequence[File] | None, *chosen: Any, progress: gr.Progress = gr.Progress()  # noqa: B008
+        files: Sequence[File] | None,
+        *chosen: Any,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, list[list[str]], list[tuple[Image.Image, str]], Any]:
         items = [_item_of(file) for file in files or ()]
         if len(items) > max_files:
@@ -220,10 +224,14 @@ def _batch(
             if prediction.size is not None:
                 assert isinstance(item.source, ImageSource)
                 small = _small(decode(item.source, scorer.detector.spec.decoder).image, THUMBNAIL_PX)
-                thumbnails.append((small, f"{item.path}: {_decision(prediction)}"))
+                words = (_decision(prediction), "" if prediction.status == "ok" else prediction.status)
+                thumbnails.append((small, f"{item.path}: {', '.join(filter(None, words))}"))
         names = [item.path for item in items]
-        return batch_html(scorer, found), table(names, found), thumbnails, gr.update(
-            value=str(_written(folder, names, found)), interactive=True
+        return (
+            batch_html(scorer, found),
+            table(names, found),
+            thumbnails,
+            gr.update(value=str(_written(folder, names, found)), interactive=True),
         )
 
     return answer
@@ -256,7 +264,10 @@ def _pictures(scorer: Scorer, image: Image.Image, prepared: PreparedPicture) -> 
         pen.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline="white", width=2)
     count = len(prepared.plan)
     rest = "the rest was not looked at" if count == 1 else "outlined"
-    yield shown, f"The picture, {image.width} x {image.height} px, and its {'crop' if count == 1 else f'{count} crops'}; {rest}"
+    yield (
+        shown,
+        f"The picture, {image.width} x {image.height} px, and its {'crop' if count == 1 else f'{count} crops'}; {rest}",
+    )
     detector = scorer.detector
     if not isinstance(detector, MirrorDetector) or detector.config.memory_bank is None:
         return
@@ -282,7 +293,9 @@ def verdict_html(scorer: Scorer, name: str, prediction: Prediction) -> str:
     """Return the verdict on a picture in words, and p_fake as a bar; or why there is none."""
     title = f'<h2 dir="auto">{escape(name)}</h2>'
     if prediction.p_fake is None or prediction.logit is None:
-        return f'<div class="answer" role="alert">{title}<p class="word">No score</p><p>{escape(prediction.reason)}</p></div>'
+        return (
+            f'<div class="answer" role="alert">{title}<p class="word">No score</p><p>{escape(prediction.reason)}</p></div>'
+        )
     p_fake = f"{prediction.p_fake:.3f}"
     raw = "" if prediction.raw_logit is None else f" (the detector's own: {prediction.raw_logit:+.3f})"
     notes = [_NOT_A_CHANCE[prediction.raw_logit is not None]]
