@@ -42,4 +42,4 @@ def run(cfg: DictConfig) -> None:
             say_address("page", settings, port, console)
             threading.Event().wait()
         finally:
-            page.close()
+            page.close(verbose=False)

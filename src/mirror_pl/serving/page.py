@@ -98,7 +98,7 @@ def build_page(scorer: Scorer, folder: Path, *, max_files: int, at_once: int) ->
                 gr.Markdown("The calibration is of these crops only, so they are fixed.")
             crops = gr.Radio(
                 list(CROPS), value=policy.crops, label="Crops", elem_id="crops", interactive=not fixed,
-                info="Which parts of a picture the detector looks at. More crops take longer, and see more of a large picture.",
+                info="Which parts of a picture the detector looks at. More crops take longer, and see more of it.",
             )  # fmt: skip
             aggregate = gr.Radio(
                 list(AGGREGATES), value=policy.aggregate, label="Aggregate", interactive=not fixed,
@@ -135,8 +135,8 @@ def build_page(scorer: Scorer, folder: Path, *, max_files: int, at_once: int) ->
                 headers=list(COLUMNS), interactive=False, wrap=True, elem_id="rows", label="Verdicts", buttons=[]
             )
             thumbnails = gr.Gallery(
-                label="Pictures", columns=4, object_fit="contain", height="max-content", elem_id="thumbnails", interactive=False,
-                buttons=[],
+                label="Pictures", columns=4, object_fit="contain", height="max-content", elem_id="thumbnails",
+                interactive=False, buttons=[],
             )  # fmt: skip
         # preprocess=False: what is scored is the file as it was uploaded, under the name that it has where it comes from.
         shared: dict[str, Any] = {
@@ -210,7 +210,10 @@ def _batch(
     # gradio finds the progress bar of a function by its argument's default.
     def answer(
         files: Sequence[File] | None,
-        *chosen: Any,
+        crops: str,
+        aggregate: str,
+        of: str,
+        fraction: float,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple[str, list[list[str]], list[tuple[Image.Image, str]], Any]:
         items = [_item_of(file) for file in files or ()]
@@ -218,7 +221,7 @@ def _batch(
             raise gr.Error(f"{len(items)} files; at most {max_files} are taken at once (max_files).", print_exception=False)
         found: list[Prediction] = []
         thumbnails: list[tuple[Image.Image, str]] = []
-        for item, prediction in scorer.score(items, _policy_of(scorer, *chosen)):
+        for item, prediction in scorer.score(items, _policy_of(scorer, crops, aggregate, of, fraction)):
             found.append(prediction)
             progress((len(found), len(items)), unit="pictures")
             if prediction.size is not None:

@@ -55,7 +55,7 @@ class Scorer:
     def score(
         self, items: Iterable[Item], policy: CropPolicy | None = None, on_batch: Callable[[Batch], None] | None = None
     ) -> Iterator[tuple[Item, Prediction]]:
-        """Score items as `mirror_pl.predict` does, in order: one that hangs or crashes its decoder costs itself a score only.
+        """Score items in order, as `mirror_pl.predict` does: one that hangs or crashes its decoder costs itself a score.
 
         Args:
             items: What to score.

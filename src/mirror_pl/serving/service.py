@@ -230,7 +230,6 @@ def build_service(
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
-    @app.middleware("http")
     async def count(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
         begun, status = time.monotonic(), 500
         try:
@@ -246,7 +245,6 @@ def build_service(
             metrics.scored(reply.status)
         return found
 
-    @app.post("/predict", response_model=Reply, openapi_extra=_RAW_BODY, responses=_REFUSALS)
     async def predict(request: Request, name: str | None = None) -> Any:
         """Score the picture that is the body; `name` is its file's, whose suffix the format alignment goes by."""
         with batcher.places(1):
@@ -254,7 +252,6 @@ def build_service(
             (reply,) = await replies([Item(content, name or "", None if name is None else suffix_of(name))])
         return reply if reply.p_fake is not None else JSONResponse(asdict(reply), 422)
 
-    @app.post("/predict/files", response_model=list[Reply], openapi_extra=_FILES_BODY, responses=_REFUSALS)
     async def predict_files(request: Request) -> list[Reply]:
         """Score the files of a form, and answer with one reply for each, in their order."""
         with batcher.places(1):
@@ -268,17 +265,20 @@ def build_service(
                     named = [(file.filename or "", await file.read()) for file in files]
                     return await replies([Item(content, name, suffix_of(name)) for name, content in named])
 
-    @app.get("/health")
     async def health(response: Response) -> dict[str, Any]:
         """Say whether pictures are scored, and by what."""
         response.status_code = 200 if batcher.ready else 503
         return {"ready": batcher.ready, "detector": scorer.name, "crops": scorer.policy.crops, "version": app.version}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
     async def show_metrics() -> PlainTextResponse:
         """Return counts, for Prometheus."""
         return PlainTextResponse(metrics.text(batcher.waiting), media_type="text/plain; version=0.0.4")
 
+    app.middleware("http")(count)
+    app.post("/predict", response_model=Reply, openapi_extra=_RAW_BODY, responses=_REFUSALS)(predict)
+    app.post("/predict/files", response_model=list[Reply], openapi_extra=_FILES_BODY, responses=_REFUSALS)(predict_files)
+    app.get("/health")(health)
+    app.get("/metrics", response_class=PlainTextResponse)(show_metrics)
     return app
 
 
