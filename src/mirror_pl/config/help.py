@@ -144,7 +144,7 @@ def help_text(command: str, overrides: Sequence[str] = (), width: int | None = N
                 lines += ["", *textwrap.wrap(f"{name}={option}: {about}", width), *_settings(of_command, width)]
     lines += [
         "",
-        "-m sweeps over comma-separated values; --cfg job prints the whole config; --hydra-help says what Hydra takes.",
+        "-m sweeps over comma-separated values; --cfg job prints the whole config; --hydra-help: what Hydra takes.",
         'eval "$(mirror-pl -sc install=bash)" completes settings and options with the Tab key.',
     ]
     return "\n".join(lines)

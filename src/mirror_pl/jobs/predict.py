@@ -146,10 +146,9 @@ class _Job:
                 console,
             )
         else:
-            in_table = 0 < len(self.shown) == output.tally.total
-            if in_table:
+            if 0 < len(self.shown) == output.tally.total <= MOST_SHOWN:
                 console.print(_table(self.shown))
-            _say(output.tally, console, with_reasons=not in_table)
+            _say(output.tally, console)
             if settings.output is not None:
                 print_plain(f"Output: {output.path}", console)
         if maps is not None:
@@ -288,14 +287,12 @@ def _say_passed_over(passed_over: Counter[str], console: Console) -> None:
         print_plain(f"A shard is read where it is named: 'FOLDER/*{shards[0]}'.", console)
 
 
-def _say(tally: Tally, console: Console, *, with_reasons: bool) -> None:
+def _say(tally: Tally, console: Console) -> None:
     kinds = ", ".join(f"{count:,} {status}" for status, count in tally.statuses.most_common())
     decided = f"{tally.fakes:,} with p_fake above 0.5"
     if tally.unsure is not None:
         decided = f"{tally.fakes:,} fake, {tally.scored - tally.fakes - tally.unsure:,} real, {tally.unsure:,} unsure"
     print_plain(f"{tally.total:,} pictures: {kinds}; {decided}", console)
-    if not with_reasons:
-        return
     for path, reason in tally.unread:
         print_plain(f"  no score: {path}: {reason}", console)
     if tally.total - tally.scored > len(tally.unread):
@@ -303,15 +300,15 @@ def _say(tally: Tally, console: Console, *, with_reasons: bool) -> None:
 
 
 def _table(rows: Sequence[tuple[str, Prediction]]) -> Table:
-    """Return a table of pictures by name: p_fake and decision, or why there is none."""
-    table = Table("picture", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """Return a table of pictures by name: p_fake, decision, and what is wrong with the file."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("picture", overflow="fold")
     table.add_column("p_fake", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for name, found in rows:
         p_fake = "-" if found.p_fake is None else f"{found.p_fake:.4f}"
-        note = "" if found.status == "ok" else f"{found.status}: {found.reason}"
-        table.add_row(Text(printable(name)), p_fake, found.verdict or "-", Text(printable(note)))
+        table.add_row(Text(printable(name)), p_fake, found.verdict or "-", "" if found.status == "ok" else found.status)
     return table
 
 
