@@ -16,7 +16,7 @@ import yaml
 
 from mirror_pl.locate import config_dir
 
-_SETTING: Final = re.compile(r"^(?P<indent> *)(?P<key>\w+):(?: +(?P<value>\S.*?))??(?: +# (?P<comment>.*))?$")
+_SETTING: Final = re.compile(r'^(?P<indent> *)(?P<key>\w+):(?: +(?P<value>"[^"]*"|\S.*?))??(?: +# (?P<comment>.*))?$')
 _GROUP: Final = re.compile(
     r"^  - (?:optional |override /)?(?P<group>[\w/]+): *(?P<option>\[?[\w,]+]?)?(?: +# (?P<comment>.*))?$"
 )
