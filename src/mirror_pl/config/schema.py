@@ -187,7 +187,7 @@ class PredictSettings(ScoringSettings):
     ray: RaySettings
 
     input: list[str]
-    output: str
+    output: str | None
     device: str
     precision: str
     max_megapixels: Positive
@@ -218,7 +218,9 @@ class PredictSettings(ScoringSettings):
         if self.dedupe and self.perturb:
             raise _refusal("dedupe and perturb: equal pictures of other names are perturbed by other draws; leave one out")
         if not self.input:
-            raise _refusal("input: none is named; give files, folders or lists: mirror_pl.predict PATH... output=FILE")
+            raise _refusal("input: none is named; give files, folders or lists: mirror-pl predict PATH...")
+        if self.output is None and (self.resume or self.units is not None or self.engine == "ray" or "-" in self.input):
+            raise _refusal("output: resume, units, engine=ray and - need one; give output=FILE, as in output=scores.csv")
         return self
 
 

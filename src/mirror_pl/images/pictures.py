@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +95,23 @@ def prepare_each(
     except UndecodableImageError as error:
         return [PreparedPicture(None, status="undecodable", reason=str(error))] * len(conditions)
     return [_under(condition, opened, spec, crops, image_id) for condition in conditions]
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """Return what can be scored as an RGB image, as it is decoded by Pillow.
+
+    Raises:
+        UndecodableImageError: If it cannot be read.
+        TypeError, ValueError: If it is no picture.
+    """
+    return _opened(picture, None, "pillow").image
+
+
+def as_data_url(image: Image.Image) -> str:
+    """Return an image as the ``data:`` address of a PNG, for a page that holds all it shows."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 class _Opened(NamedTuple):

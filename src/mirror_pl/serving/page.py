@@ -18,10 +18,10 @@ from mirror_pl.detectors import CropPolicy, MirrorDetector, Prediction
 from mirror_pl.detectors.aggregation import AGGREGATES, VALUES
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.errors import ConfigError
+from mirror_pl.explanation import drawn_maps
 from mirror_pl.images import CROPS, PreparedPicture, decode
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.prediction import Item
-from mirror_pl.reports.map_overlay import MAPS, MapLayer, draw_map
 from mirror_pl.serving.recipe import recipe
 from mirror_pl.serving.scoring import Scorer
 from mirror_pl.sources.folder import suffix_of
@@ -30,8 +30,10 @@ from mirror_pl.texts import write_csv
 
 SHOWN_PX: Final = 768
 """Longer side of a picture that is shown, at most."""
+MAP_PX: Final = 512
+"""Likewise of a map."""
 THUMBNAIL_PX: Final = 256
-"""Likewise of one in a batch."""
+"""Likewise of a picture in a batch."""
 TIDY_S: Final = 60
 KEPT_S: Final = 900
 """Every so many seconds, files of the page that are older than this are removed."""
@@ -276,14 +278,7 @@ def _pictures(scorer: Scorer, image: Image.Image, prepared: PreparedPicture) -> 
         return
     with scorer.turn():
         found = token_maps(detector, prepared, batch_size=scorer.batch_size, precision=scorer.precision)
-    scales = list(dict.fromkeys(crop.resized for crop in prepared.plan))
-    for key, kind in MAPS.items():
-        for resized in scales:  # maps of other sizes of the picture belong into pictures of their own
-            layers = [
-                MapLayer(getattr(maps, key), maps.crop.box(image.size)) for maps in found if maps.crop.resized == resized
-            ]
-            at = f", at {resized[0]} x {resized[1]} px" if len(scales) > 1 else ""
-            yield draw_map(image, layers, kind), f"{kind.title}{at}"
+    yield from ((drawn, title) for title, drawn in drawn_maps(image, found, MAP_PX))
 
 
 def _small(image: Image.Image, side_px: int) -> Image.Image:
