@@ -186,6 +186,7 @@ def test_scores_are_those_of_the_files(small_detector: MirrorDetector, tmp_path:
             assert f"logit {expected.logit:+.3f}" in verdict
             assert f'<h2 dir="auto">{name}</h2>' in verdict
             assert len(shown) == 4, "the picture, and three maps"
+            assert "It does not say where the picture comes from" in details
             assert ("JPEG at quality 96" in details) == name.lower().endswith(".png")
         several = small_detector.predict(JPG, policy=CropPolicy("grid3x3"))
         assert f"logit {several.logit:+.3f}" in page.score(0, (JPG.name, JPG.read_bytes()), crops="grid3x3")[0]

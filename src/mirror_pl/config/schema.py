@@ -183,6 +183,7 @@ class PredictSettings(ScoringSettings):
     """Settings of ``mirror_pl.predict``."""
 
     dedupe: bool
+    provenance: bool
     engine: Literal["local", "ray"]
     ray: RaySettings
 

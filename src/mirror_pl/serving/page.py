@@ -20,6 +20,7 @@ from mirror_pl.detectors.maps import token_maps
 from mirror_pl.errors import ConfigError
 from mirror_pl.explanation import drawn_maps
 from mirror_pl.images import CROPS, PreparedPicture, decode
+from mirror_pl.images.origin import Origin, has_credentials
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.prediction import Item
 from mirror_pl.serving.recipe import recipe
@@ -58,6 +59,13 @@ WORDS: Final = {
     VERDICTS[UNSURE]: "Unsure: with this score, a picture may be either.",
 }
 """The verdict, in words."""
+ORIGINS: Final = {
+    "says_ai": "It says that AI made the picture or a part of it.",
+    "edited": "It says that the picture was edited.",
+    "says_camera": "It names a camera or the like.",
+    "unknown": "It does not say where the picture comes from, which makes it neither real nor fake.",
+}
+"""What files say of their own origin, in words; it takes no part in the score, and anybody can write it."""
 _NOT_A_CHANCE: Final = {
     False: "p_fake is the detector's own score, not the chance that this picture is generated.",
     True: "p_fake is calibrated: it is the chance of a generated picture among pictures such as those it was fitted on.",
@@ -76,6 +84,7 @@ footer { display: none !important }
 .answer h3 { margin: 1rem 0 .25rem; font-weight: 650 }
 .answer dl { display: grid; grid-template-columns: auto 1fr; gap: .15rem 1rem }
 .answer dt { font-variant-numeric: tabular-nums } .answer dd { margin: 0 }
+.answer ul { list-style: disc; padding-left: 1.4rem }
 .answer ol { list-style: decimal; padding-left: 1.4rem } .answer p { margin: .4rem 0 }
 """
 
@@ -194,7 +203,9 @@ def _one(scorer: Scorer) -> Callable[..., tuple[str, list[tuple[Image.Image, str
             return "", None, ""
         policy, seen = _policy_of(scorer, *chosen), list[PreparedPicture]()
         item = _item_of(file)
-        ((_, prediction),) = scorer.score([item], policy, lambda batch: seen.extend(one for _, one, _ in batch))
+        ((_, prediction),) = scorer.score(
+            [item], policy, lambda batch: seen.extend(one for _, one, _ in batch), with_origin=True
+        )
         if prediction.size is None:
             return verdict_html(scorer, item.path, prediction), None, ""
         assert isinstance(item.source, ImageSource)
@@ -319,10 +330,15 @@ def details_html(prediction: Prediction, steps: Sequence[str]) -> str:
     )
     logits = ", ".join(f"{score.logit:+.2f}" for score in prediction.crops)
     several = f"<p>Means over the crops, whose own logits are: {logits}</p>" if len(prediction.crops) > 1 else ""
+    found = prediction.origin or Origin()
+    without = "" if has_credentials() else " Content Credentials were not looked for: they need mirror_pl[provenance]."
+    origin = "".join(f"<li>{escape(one)}</li>" for one in found.detail.split("; ") if one)
     recipe_steps = "".join(f"<li>{escape(step)}</li>" for step in steps)
     return (
         '<div class="answer"><p>A map is evidence, not a verdict: the decision rests on means over all patches.</p>'
-        f"<h3>Evidence</h3><dl>{evidence}</dl>{several}<h3>The recipe that was applied</h3><ol>{recipe_steps}</ol></div>"
+        f"<h3>Evidence</h3><dl>{evidence}</dl>{several}<h3>The recipe that was applied</h3><ol>{recipe_steps}</ol>"
+        f"<h3>What the file says of its own origin</h3><p>{ORIGINS[found.says]} It takes no part in the "
+        f"score, and anybody can write it.{without}</p><ul>{origin}</ul></div>"
     )
 
 

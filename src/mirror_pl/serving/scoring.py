@@ -53,7 +53,12 @@ class Scorer:
         return nullcontext() if next(self.detector.parameters()).device.type == "cpu" else DEVICE_TURN
 
     def score(
-        self, items: Iterable[Item], policy: CropPolicy | None = None, on_batch: Callable[[Batch], None] | None = None
+        self,
+        items: Iterable[Item],
+        policy: CropPolicy | None = None,
+        on_batch: Callable[[Batch], None] | None = None,
+        *,
+        with_origin: bool = False,
     ) -> Iterator[tuple[Item, Prediction]]:
         """Score items in order, as `mirror_pl.predict` does: one that hangs or crashes its decoder costs itself a score.
 
@@ -61,6 +66,7 @@ class Scorer:
             items: What to score.
             policy: In place of the scorer's own.
             on_batch: See `prediction.score`.
+            with_origin: Likewise.
         """
         left = list(items)
         with self.turn():
@@ -73,6 +79,7 @@ class Scorer:
                     num_workers=min(len(left), workers_of(self.num_workers)),
                     precision=self.precision,
                     limits=Limits(self.max_megapixels),
+                    with_origin=with_origin,
                     start=_START,
                     on_batch=on_batch,
                 ):
