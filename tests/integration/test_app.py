@@ -226,6 +226,9 @@ def test_what_is_refused(small_detector: MirrorDetector) -> None:
         for path in (str(PNG), "/etc/passwd", "/dev/zero"):
             assert page.asked(0, [(path, "a.png")]) is None, "an error, of which nothing is said"
             assert page.ask(f"gradio_api/file={path}")[0] == 403
+        for address in ("http:", "https:", "\\u0068ttp:"):
+            question = '{"data": [[{"path": "%s//example.com/a.png", "meta": {"_type": "gradio.FileData"}}]], "fn_index": 1}'
+            assert page.ask("gradio_api/queue/join", (question % address).encode())[0] == 400
         assert page.ask("monitoring/summary")[0] == 403
 
         # A page elsewhere whose name is made to lead here.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
+from fastapi import Depends, HTTPException, Request
 from PIL import Image, ImageDraw
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -191,10 +194,23 @@ def launch(
         pwa=False,
         mcp_server=False,
         state_session_capacity=_SESSIONS,
-        app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))]},
+        app_kwargs={
+            "middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))],
+            "dependencies": [Depends(_only_uploads)],
+        },
         theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
         css=_STYLE,
     )
+
+
+async def _only_uploads(request: Request) -> None:
+    """Refuse a question that names an address in place of an upload: gradio would fetch what is there."""
+    is_question = request.method == "POST" and "json" in request.headers.get("content-type", "").lower()
+    if is_question and _ADDRESS.search(json.dumps(await request.json())):
+        raise HTTPException(400, "only uploads are scored")
+
+
+_ADDRESS: Final = re.compile('"path": "https?://')
 
 
 def _one(scorer: Scorer) -> Callable[..., tuple[str, list[tuple[Image.Image, str]] | None, str]]:
