@@ -99,7 +99,7 @@ class _Room:
             self.left_out += 1
             return Tile("", "left out, the page is large")
         self._left -= len(content)
-        return Tile(embedded(content), caption, ends)
+        return Tile(embedded(content), caption, picture.size, ends)
 
 
 def _part(run: GatheredRun, settings: GallerySettings, room: _Room) -> Part:

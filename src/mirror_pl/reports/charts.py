@@ -38,7 +38,7 @@ _VARIABLES: Final = {
 
 WIDTH, HEIGHT = 245.0, 195.0
 """Of every chart, in points of 1/72 inch."""
-_LEFT, _RIGHT, _TOP, _BOTTOM, _LEGEND = 42.0, 10.0, 20.0, 34.0, 12.0
+_LEFT, _RIGHT, _TOP, _BOTTOM, _LEGEND = 42.0, 10.0, 24.0, 34.0, 12.0
 
 FEW: Final = 10
 """A bin of fewer images is faint in a reliability diagram."""
@@ -52,7 +52,7 @@ class Series:
     name: str
 
     @property
-    def style(self) -> dict[str, str]:
+    def style(self) -> dict[str, Any]:
         """Colour and dashes of its lines."""
         return {"color": COLOURS[self.number % len(COLOURS)], "linestyle": "-" if self.number < len(COLOURS) else "--"}
 
@@ -113,12 +113,9 @@ class Chart:
                 attributes["id"] = f"{self.name}-{identity}"
             element.attrib.clear()
             element.attrib.update({key: self._part(value) for key, value in attributes.items()})
-        root.attrib = {
-            "viewBox": f"0 0 {root.attrib['viewBox'].split()[2]} {float(root.attrib['viewBox'].split()[3]) - self.legend_pt:g}",
-            "role": "img",
-            "aria-label": self.label,
-            "class": "chart",
-        }
+        *_, width, height = map(float, root.attrib["viewBox"].split())
+        view = f"0 0 {width:g} {height - self.legend_pt:g}"
+        root.attrib = {"viewBox": view, "role": "img", "aria-label": self.label, "class": "chart"}
         return Markup(re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode")))
 
     def _part(self, value: str) -> str:
@@ -222,7 +219,7 @@ def levels(title: str, families: Sequence[Levels]) -> Chart:
     figure, panels = _figure([family.title for family in families], series, across=4)
     rows: list[tuple[object, ...]] = [("family", "level", "detector", "bal_acc", "low", "high")]
     for number, (axes, family) in enumerate(zip(panels, families, strict=True)):
-        axes.axhline(0.5, color=_SOFT, linestyle=":", linewidth=0.8)
+        axes.axhline(0.5, color=_SOFT, linewidth=0.5)
         for dots, (name, values) in zip((":", "--"), family.classes.items(), strict=False):
             y = [np.nan if value is None else value for value in values]
             axes.plot(y, color=_SOFT, linestyle=dots, linewidth=1, clip_on=False, gid=f"{name}-{number}")
@@ -232,9 +229,11 @@ def levels(title: str, families: Sequence[Levels]) -> Chart:
             axes.plot(y, linewidth=1.5, marker="o", markersize=3, clip_on=False, gid=gid, **one.style)
             for x, each in enumerate(estimates):
                 rows.append((family.title, family.names[x], one.name, each.value, each.low, each.high))
-                if each.low is not None:
-                    ends, gid_ = [each.low, each.high], f"{gid}-interval-{x}"
-                    axes.plot([x, x], ends, color=one.style["color"], alpha=0.5, linewidth=1, clip_on=False, gid=gid_)
+                if each.low is not None and each.high is not None:
+                    bar = axes.vlines(
+                        x, each.low, each.high, color=one.style["color"], alpha=0.5, linewidth=1, clip_on=False
+                    )
+                    bar.set_gid(f"{gid}-interval-{x}")
         axes.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(0, max(1, len(family.names) - 1)))
         axes.set_xticks(range(len(family.names)), family.names, parse_math=False)
         axes.yaxis.set_major_formatter(_percent)
@@ -242,7 +241,7 @@ def levels(title: str, families: Sequence[Levels]) -> Chart:
     return _chart(figure, f"Balanced accuracy by perturbation and level, {title}", rows)
 
 
-def _percent(value: float, _: int) -> str:
+def _percent(value: float, _: float) -> str:
     return f"{100 * value:.0f}"
 
 
@@ -273,8 +272,7 @@ def _figure(
         panels.append(axes)
     if lines:
         drawn = figure.legend(
-            [Line2D([], [], **one.style) for one in legend],  # type: ignore[arg-type]
-            [one.name for one in legend],
+            handles=[Line2D([], [], label=one.name, **one.style) for one in legend],
             loc="lower left", ncols=legend_columns, fontsize=7, labelcolor=_INK, frameon=False, borderaxespad=0.2,
         )  # fmt: skip
         drawn.set_gid("legend")
@@ -304,7 +302,7 @@ def _curves(figure: Figure, axes: Axes, label: str, curves: Mapping[Series, Curv
     rows: list[tuple[object, ...]] = [("detector", *names)]
     for series, curve in curves.items():
         y = np.minimum(curve.y, axes.get_ylim()[1])  # of more than the axis has: on its upper end
-        axes.plot(curve.x, y, linewidth=1.5, clip_on=False, gid=f"series-{series.number}", **series.style)  # type: ignore[arg-type]
+        axes.plot(curve.x, y, linewidth=1.5, clip_on=False, gid=f"series-{series.number}", **series.style)
         rows += [(series.name, *point) for point in zip(curve.x.tolist(), curve.y.tolist(), strict=True)]
     return _chart(figure, label, rows)
 
@@ -313,16 +311,10 @@ def _chart(figure: Figure, label: str, rows: Sequence[tuple[object, ...]]) -> Ch
     from matplotlib import rc_context
 
     file = io.StringIO()
+    legend_pt = min(axes.get_position().y0 for axes in figure.axes) * figure.get_figheight() * 72 - _BOTTOM
     # The same figure has the same bytes: no date, and names of parts that do not hang on chance.
     nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mirror_pl"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a viewer has fonts of its own
         figure.savefig(file, format="svg", metadata={**nothing, "Title": printable(label)})
-    legend = figure.legends[0].get_texts() if figure.legends else []
-    height = float(figure.get_figheight() * 72)
-    return Chart(label, file.getvalue(), height - _panels_pt(figure, height) if legend else 0.0, tuple(rows))
-
-
-def _panels_pt(figure: Figure, height: float) -> float:
-    lowest = min(axes.get_position().y0 for axes in figure.axes) * height
-    return height - (lowest - _BOTTOM)
+    return Chart(label, file.getvalue(), legend_pt, tuple(rows))

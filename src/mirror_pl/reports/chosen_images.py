@@ -83,4 +83,4 @@ def chosen_images(table: pa.Table, data: Columns, rows: NDArray[np.int64]) -> tu
 
 def _subset(data: Columns, row: int) -> str:
     places = np.count_nonzero(data.id == data.id[row])
-    return data.names[data.subset[row]] if places == 1 else f"shared by {places} subsets"
+    return data.names[data.subset[row]] if places == 1 else f"shared real, of {places} subsets"

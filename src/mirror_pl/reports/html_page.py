@@ -23,7 +23,7 @@ from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderb
 from mirror_pl.reports.leaderboard_text import CALIBRATED
 from mirror_pl.reports.number_format import NAMES, bracket, figure, level_name, p_value, percent, signed
 from mirror_pl.reports.report_notes import PARTIAL, TOO_FEW, beyond_claim
-from mirror_pl.reports.run_figures import RunFigures
+from mirror_pl.reports.run_figures import RunFigures, SubsetFigures
 from mirror_pl.scores.extended import EXTENDED
 from mirror_pl.scores.reliability import Reliability
 
@@ -231,19 +231,18 @@ class _Drawing:
         }
 
     def _roc(self, title: str, subset: str, runs: Sequence[tuple[Series, Result, RunFigures]]) -> Chart | None:
-        curves = {
-            one: part.roc
-            for one, _, found in runs
-            for part in found.subsets
-            if part.subset == subset and part.roc is not None
-        }
+        parts = [(one, part) for one, _, found in runs for part in found.subsets if part.subset == subset]
+        curves = {one: part.roc for one, part in parts if part.roc is not None}
         return self._keep(charts.roc(subset, curves), title, "roc", subset) if curves else None
 
     def _reliability(self, title: str, one: Series, diagram: Reliability, words: str) -> Chart:
         label = f"Reliability diagram{words}, {title}, {one.name}"
-        return self._keep(
-            charts.reliability(f"{one.name}{words}", one, diagram, label), title, f"reliability{words}", one.name
-        )
+        chart = charts.reliability(f"{one.name}{words}", one, diagram, label)
+        return self._keep(chart, title, f"reliability{words}", one.name)
+
+    def _histogram(self, title: str, one: Series, part: SubsetFigures) -> Chart:
+        chart = charts.histogram(part.subset, one, part.reals, part.fakes)
+        return self._keep(chart, title, "p_fake", one.name, part.subset)
 
     def _picture(self, result: Result, image: ChosenImage) -> dict[str, str]:
         picture = self.pictures.get((result.folder, image), Picture(None, "not shown"))

@@ -10,6 +10,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -136,15 +137,13 @@ def draw_map(
         notes: Further sentences for the legend.
         side_px: Likewise.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     colours = colours or own_range(layers)
     drawn = overlay(picture, layers, colours, side_px)
     notes = [*_remarks(picture, layers, colours, len(_views(picture, layers, side_px)) > 1), *notes]
     figure = legend_of(max(drawn.width, _LEAST_LEGEND_PX), kind, colours, notes)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    legend = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    legend = Image.open(content).convert("RGB")
     whole = Image.new("RGB", (legend.width, drawn.height + legend.height), _PAPER)
     whole.paste(drawn, ((legend.width - drawn.width) // 2, 0))
     whole.paste(legend, (0, drawn.height))
@@ -238,7 +237,7 @@ _LETTER_PX = 0.56
 
 
 def legend_of(width: int, kind: MapKind, colours: ColourRange, notes: Sequence[str]) -> Figure:
-    """Return what stands below a map: its name, a colour bar with its ends, and what else is to be known; a dot is a pixel."""
+    """Return what stands below a map, as wide as many pixels: its name, a colour bar, and what else is to be known."""
     from matplotlib.figure import Figure
 
     inner = width - 2 * _MARGIN
@@ -248,24 +247,21 @@ def legend_of(width: int, kind: MapKind, colours: ColourRange, notes: Sequence[s
     height = bar + 2 * _LINE_PX + _LINE_PX * len(lines) + 2 * _MARGIN
     figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor=_PAPER)
 
-    def write(top: float, text: str, size_px: float, colour: str) -> None:
+    def write(top: float, lines: Sequence[str], size_px: float, colour: str) -> None:
+        gap = _LINE_PX / size_px / 1.2  # of matplotlib's own line height
         place = _MARGIN / width, 1 - top / height
-        figure.text(
-            *place, text, size=size_px, color=colour, va="top", linespacing=_LINE_PX / size_px / 1.2, parse_math=False
-        )
+        figure.text(*place, "\n".join(lines), size=size_px, color=colour, va="top", linespacing=gap, parse_math=False)
 
-    write(_MARGIN, "\n".join(title), _TITLE_PX, _INK)
+    write(_MARGIN, title, _TITLE_PX, _INK)
     axes = figure.add_axes((_MARGIN / width, 1 - (bar + 16) / height, inner / width, 16 / height))
-    ends = [colours.low, (colours.low + colours.high) / 2, colours.high]
-    drawn = figure.colorbar(colours.colours, cax=axes, orientation="horizontal", ticks=ends)
-    for label, side in zip(drawn.ax.set_xticklabels([number(end, colours) for end in ends]), _SIDES, strict=True):
-        label.set_horizontalalignment(side)
-    drawn.ax.tick_params(labelsize=_TEXT_PX, labelcolor=_INK, color=_INK)
-    write(bar + 2 * _LINE_PX + 8, "\n".join(lines), _TEXT_PX, _SOFT)
+    ends = sorted({colours.low, (colours.low + colours.high) / 2, colours.high})
+    figure.colorbar(colours.colours, cax=axes, orientation="horizontal", ticks=ends)
+    labels = axes.set_xticklabels([number(end, colours) for end in ends])
+    labels[0].set_horizontalalignment("left" if len(ends) > 1 else "center")
+    labels[-1].set_horizontalalignment("right" if len(ends) > 1 else "center")
+    axes.tick_params(labelsize=_TEXT_PX, labelcolor=_INK, color=_INK)
+    write(bar + 2 * _LINE_PX + 8, lines, _TEXT_PX, _SOFT)
     return figure
-
-
-_SIDES: Final = ("left", "center", "right")
 
 
 def number(value: float, colours: ColourRange) -> str:

@@ -54,7 +54,7 @@ def reliability(label: NDArray[np.integer], p_fake: NDArray[np.floating], bins: 
 
 
 def proportion_interval(
-    found: NDArray[np.integer], count: NDArray[np.integer], level: float = 0.95
+    found: NDArray[np.integer], count: NDArray[np.int64], level: float = 0.95
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the ends of the score interval of a proportion (Wilson, 1927); NaN where nothing was counted.
 
