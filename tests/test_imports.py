@@ -149,7 +149,7 @@ def test_a_command_starts_quickly() -> None:
 
 def test_the_parts_need_neither_hydra_nor_dashboards() -> None:
     """They are used on machines that have torch and Lightning alone."""
-    absent = "('hydra', 'wandb', 'matplotlib')"
+    absent = "('hydra', 'wandb')"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({absent})); import mirror_pl;"
         "data = mirror_pl.BenchmarkDataModule('miniature', num_workers=0);"

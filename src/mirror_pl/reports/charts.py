@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from xml.etree import ElementTree
 
 import numpy as np
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 from mirror_pl.scores.bootstrap import Estimate
@@ -35,6 +35,11 @@ _VARIABLES: Final = {
     **{_INK: "var(--ink)", _SOFT: "var(--soft)", _LINE: "var(--line)", _SHEET: "none", _REALS: "var(--reals)"},
 }
 """What the colours are called in ``report.css``, which has others of these names for dark pages."""
+
+_LEFT_OUT: Final = (
+    "font-family", "stroke-linejoin", "stroke-linecap", "stroke-dashoffset", ("font-size", "8px"), ("fill", _SOFT)
+)  # fmt: skip
+"""Of a style, what the page has its own of, or what is not seen."""
 
 WIDTH, HEIGHT = 245.0, 195.0
 """Of every chart, in points of 1/72 inch."""
@@ -93,34 +98,41 @@ class Chart:
         """The chart as a part of a page, which has a width and colours for it."""
         root = ElementTree.fromstring(self.svg)
         used = set(re.findall(r'(?:url\(|href=")#([^")]+)', self.svg))
-        for parent in root.iter():
-            for child in list(parent):
-                if child.get("id") == "legend" or child.tag.endswith(("}style", "}metadata", "}title")):
-                    parent.remove(child)
-        for element in root.iter():
-            element.tag = element.tag.rpartition("}")[2]
-            attributes = {key.rpartition("}")[2]: value for key, value in element.attrib.items()}
-            for declaration in filter(None, attributes.pop("style", "").split(";")):
-                key, _, value = (part.strip() for part in declaration.partition(":"))
-                if key == "font":
-                    key, value = "font-size", value.split()[0]
-                if key not in ("font-family", "stroke-linejoin", "stroke-linecap"):
-                    attributes[key] = _VARIABLES.get(value, value)
-            identity = attributes.pop("id", "")
-            if found := re.match(r"series-(\d+)", identity):
-                attributes["data-series"] = found[1]
-            if identity in used:
-                attributes["id"] = f"{self.name}-{identity}"
-            element.attrib.clear()
-            element.attrib.update({key: self._part(value) for key, value in attributes.items()})
         *_, width, height = map(float, root.attrib["viewBox"].split())
-        view = f"0 0 {width:g} {height - self.legend_pt:g}"
-        root.attrib = {"viewBox": view, "role": "img", "aria-label": self.label, "class": "chart"}
-        return Markup(re.sub(r">\s+<", "><", ElementTree.tostring(root, encoding="unicode")))
+        inner = Markup("").join(self._part(child, used) for child in root)
+        return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" class="chart">{}</svg>').format(
+            f"{width:g}", f"{height - self.legend_pt:g}", self.label, inner
+        )
 
-    def _part(self, value: str) -> str:
+    def _part(self, element: ElementTree.Element, used: set[str]) -> Markup:
+        """Write an element with what is in it; nothing of a legend, of styles, or of groups that say nothing."""
+        tag, identity = element.tag.rpartition("}")[2], element.get("id", "")
+        if identity == "legend" or tag in ("style", "metadata", "title"):
+            return Markup("")
+        attributes = {key.rpartition("}")[2]: value for key, value in element.items() if key != "id"}
+        for declaration in filter(None, attributes.pop("style", "").split(";")):
+            key, _, value = (part.strip() for part in declaration.partition(":"))
+            if key == "font":
+                key, value = "font-size", value.split()[0]
+            if key not in _LEFT_OUT and (key, value) not in _LEFT_OUT:
+                attributes[key] = _VARIABLES.get(value, value)
+        if found := re.match(r"series-(\d+)", identity):
+            attributes["data-series"] = found[1]
+        if identity in used:
+            attributes["id"] = f"{self.name}-{identity}"
+        if attributes.get("transform", "").startswith("rotate(-0 "):
+            del attributes["transform"]
+        inner = Markup("").join([escape((element.text or "").strip()), *(self._part(child, used) for child in element)])
+        if (not attributes and tag == "g") or (attributes.get("fill") == "none" and "stroke" not in attributes):
+            return inner
+        written = (Markup(' {}="{}"').format(key, self._short(value)) for key, value in attributes.items())
+        return Markup("<{0}{1}>{2}</{0}>" if inner else "<{0}{1}/>").format(tag, Markup("").join(written), inner)
+
+    def _short(self, value: str) -> str:
+        """Give a reference the name that its target has, and numbers as many digits as are seen."""
         value = re.sub(r"(url\(#|^#)(?=[A-Za-z])", rf"\g<1>{self.name}-", value)
-        return " ".join(re.sub(r"-?\d+\.\d+", lambda number: f"{round(float(number[0]), 1):g}", value).split())
+        value = re.sub(r"-?\d+\.\d+", lambda number: f"{round(float(number[0]), 1):g}", value)
+        return re.sub(r"(?<=[MLCz]) | (?=[MLCz])", "", " ".join(value.split()))
 
 
 def roc(title: str, curves: Mapping[Series, Curve]) -> Chart:
@@ -154,7 +166,7 @@ def reliability(title: str, series: Series, diagram: Reliability, label: str) ->
         colour, alpha = series.style["color"], 0.3 if count < FEW else 1
         gid = f"series-{series.number}-{part}"
         axes.plot([x, x], [low, high], color=colour, alpha=alpha, linewidth=1.2, clip_on=False, gid=f"{gid}-interval")
-        axes.plot([x], [y], color=colour, alpha=alpha, marker="o", markersize=4.5, clip_on=False, gid=gid)
+        axes.plot(x, y, "o", color=colour, alpha=alpha, markersize=4.5, markeredgewidth=0, clip_on=False, gid=gid)
     return _chart(figure, label, [("images", "mean_p_fake", "share_of_fakes", "low", "high"), *rows])
 
 
@@ -168,8 +180,8 @@ def histogram(title: str, series: Series, reals: NDArray[np.int64], fakes: NDArr
     for height, way, colour, name in zip(heights, (1, -1), (_REALS, series.style["color"]), LABELS, strict=True):
         gid = f"series-{series.number}-{name}"
         axes.stairs(way * height / highest, edges, fill=True, color=colour, linewidth=0, clip_on=False, gid=gid)
-    axes.axvline(0.5, color=_SOFT, linestyle=":", linewidth=0.8)
-    axes.axhline(0, color=_SOFT, linewidth=0.6)
+    axes.axvline(0.5, color=_SOFT, linestyle=":", linewidth=0.8, clip_on=False)
+    axes.axhline(0, color=_SOFT, linewidth=0.6, clip_on=False)
     axes.set(ylim=(-1, 1), yticks=())
     rows = zip(edges[:-1].tolist(), edges[1:].tolist(), reals.tolist(), fakes.tolist(), strict=True)
     return _chart(figure, f"Distribution of p_fake, {title}, {series.name}", [("from", "to", *LABELS), *rows])
@@ -186,7 +198,7 @@ def intervals(title: str, rows: Sequence[tuple[str, Series, Estimate]]) -> Chart
         ends = [value if end is None else end for end in (one.low, one.high)]
         gid = f"series-{series.number}-{place}"
         axes.plot(ends, [place] * 2, linewidth=1.4, alpha=0.6, clip_on=False, gid=f"{gid}-interval", **series.style)
-        axes.plot([value], [place], color=series.style["color"], marker="o", markersize=4.5, clip_on=False, gid=gid)
+        axes.plot(value, place, "o", color=series.style["color"], markersize=4.5, markeredgewidth=0, clip_on=False, gid=gid)
     lowest = min((one.value if one.low is None else one.low for *_, one, _ in held if one.value is not None), default=0.5)
     axes.set(xlim=(min(0.5, np.floor(lowest * 10) / 10), 1), ylim=(len(rows) - 0.4, -0.6))
     axes.xaxis.set_major_formatter(_percent)
@@ -219,14 +231,14 @@ def levels(title: str, families: Sequence[Levels]) -> Chart:
     figure, panels = _figure([family.title for family in families], series, across=4)
     rows: list[tuple[object, ...]] = [("family", "level", "detector", "bal_acc", "low", "high")]
     for number, (axes, family) in enumerate(zip(panels, families, strict=True)):
-        axes.axhline(0.5, color=_SOFT, linewidth=0.5)
+        axes.axhline(0.5, color=_SOFT, linewidth=0.5, clip_on=False)
         for dots, (name, values) in zip((":", "--"), family.classes.items(), strict=False):
             y = [np.nan if value is None else value for value in values]
             axes.plot(y, color=_SOFT, linestyle=dots, linewidth=1, clip_on=False, gid=f"{name}-{number}")
         for one, estimates in family.figures.items():
             gid = f"series-{one.number}-{number}"
             y = [np.nan if each.value is None else each.value for each in estimates]
-            axes.plot(y, linewidth=1.5, marker="o", markersize=3, clip_on=False, gid=gid, **one.style)
+            axes.plot(y, linewidth=1.5, marker="o", markersize=3.5, markeredgewidth=0, clip_on=False, gid=gid, **one.style)
             for x, each in enumerate(estimates):
                 rows.append((family.title, family.names[x], one.name, each.value, each.low, each.high))
                 if each.low is not None and each.high is not None:
