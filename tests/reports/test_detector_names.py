@@ -121,8 +121,8 @@ def test_another_size_of_the_same_weights_is_another_detector(tmp_path: Path) ->
 
 def test_short_names() -> None:
     long = ["mirror/dinov3_hplus (published protocol)", "mirror/dinov3_hplus (other protocol)", "x" * 90]
-    short = short_names(["DDA", *long, "mirror/dinov3_…protocol)"])
+    short = short_names(["DDA", *long, "mirror/dinov3_…protocol"])
     assert short["DDA"] == "DDA"
-    assert [short[name] for name in long] == ["mirror/dinov3_…protocol) 2", "mirror/dinov3_…protocol) 3", "xxxxxxxxxxxxxx…"]
+    assert [short[name] for name in long] == ["mirror/dinov3_…protocol 2", "mirror/dinov3_…protocol 3", "xxxxxxxxxxxxxx…"]
     assert len(set(short.values())) == 5
     assert short == short_names(list(short)), "the same names, the same short ones"

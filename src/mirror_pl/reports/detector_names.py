@@ -92,7 +92,7 @@ def _first_and_last(name: str, width: int) -> str:
         first += words.pop(0)
     while words and len(first + words[-1] + last) < width:
         last = words.pop() + last
-    return f"{first or name[: width // 2]}…{last}"
+    return f"{first.rstrip(' (') or name[: width // 2]}…{last.strip('() ')}"
 
 
 def name_detectors(runs: Iterable[GatheredRun]) -> list[DetectorName]:

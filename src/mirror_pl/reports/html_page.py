@@ -42,7 +42,7 @@ def page_templates() -> Environment:
 
 def breaking(text: str) -> Markup:
     """Return a text that may go on in a new line behind each mark in it, and nowhere else within a word."""
-    return Markup("<wbr>").join(re.findall(r"[^/_.@-]*[/_.@-]?", text)[:-1])
+    return Markup("<wbr>").join(re.findall(r"[^/_@-]*[/_@-]?", text)[:-1])
 
 
 def policy_hash(name: str) -> str:
@@ -155,24 +155,21 @@ class _Drawing:
     def intervals(self) -> list[Chart]:
         """Draw the headline: a chart per benchmark of several detectors, one of all benchmarks of a single detector."""
         results = {key: result.headline for key, result in self.board.results.items()}
-        if len(self.detectors) > 1:
-            rows = {
-                benchmark.title: [
-                    (one.name, one, results[benchmark.name, label])
-                    for one, label in zip(self.detectors, self.board.labels, strict=True)
-                    if (benchmark.name, label) in results
-                ]
-                for benchmark in self.board.benchmarks
-            }
+        benchmarks, labels = self.board.benchmarks, self.board.labels
+        short = short_names([*labels, *(benchmark.title for benchmark in benchmarks)], 20)
+        detectors = list(zip(self.detectors, labels, strict=True))
+        if len(detectors) > 1:
+            drawn = [
+                (
+                    b.title,
+                    [(short[label], one, results[b.name, label]) for one, label in detectors if (b.name, label) in results],
+                )
+                for b in benchmarks
+            ]
         else:
-            titles = [benchmark.title for benchmark in self.board.benchmarks]
-            short = short_names(titles, 20)
-            found = zip(titles, results.values(), strict=True)
-            rows = {self.detectors[0].name: [(short[title], self.detectors[0], one) for title, one in found]}
+            drawn = [(labels[0], [(short[b.title], self.detectors[0], results[b.name, labels[0]]) for b in benchmarks])]
         return [
-            self._keep(charts.intervals(title, found), title, "balanced_accuracy")
-            for title, found in rows.items()
-            if len(found) > 1
+            self._keep(charts.intervals(title, rows), title, "balanced_accuracy") for title, rows in drawn if len(rows) > 1
         ]
 
     def section(self, benchmark: Benchmark) -> dict[str, Any]:
