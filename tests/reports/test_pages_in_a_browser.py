@@ -22,7 +22,10 @@ def suite(detector: str) -> SuiteResult:
     rng = np.random.default_rng(len(detector))
 
     def figures() -> dict[str, Estimate]:
-        return {name: Estimate(value, value - 0.1, value + 0.1) for name, value in zip(FIGURES, rng.uniform(0.1, 0.9, 4))}
+        return {
+            name: Estimate(value, value - 0.1, value + 0.1)
+            for name, value in zip(FIGURES, rng.uniform(0.1, 0.9, 4).tolist(), strict=True)
+        }
 
     shift = dict.fromkeys(("real", "fake"), Shift(0.5, -1.5, 0.4, 2.5, 0.1))
     conditions = [ConditionScores("clean", "", figures(), {}, {}, 0.5, None, {})]
@@ -30,7 +33,7 @@ def suite(detector: str) -> SuiteResult:
         names = [f"{family}_{level}" for level in (0.02, 0.05, 0.1)] if family != "a_chain" else ["resize_0.5+jpeg_30:80"]
         conditions += [ConditionScores(name, family, figures(), figures(), {}, 0.5, None, shift) for name in names]
     worst = dict.fromkeys(FIGURES, "jpeg_0.1")
-    scores = Robustness(tuple(conditions), figures(), figures(), worst, 100, 100, 3)
+    scores = Robustness(tuple(conditions), figures(), figures(), worst, 100, 100, 3, 0.0, None)
     return SuiteResult("small", "Small", "ours", "A benchmark", detector, None, 0.95, 100, scores)
 
 
