@@ -10,7 +10,8 @@ from typing import Final
 from mirror_pl import __version__
 
 COMMANDS: Final = (
-    "predict", "eval", "robustness", "report", "gallery", "calibrate", "train", "app", "convert", "check_data", "weights",
+    "predict", "eval", "robustness", "report", "gallery", "calibrate", "train", "app", "serve", "convert", "check_data",
+    "weights",
 )  # fmt: skip
 """In the order in which they are listed."""
 

@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from golden_set import SMALL
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from runs import kill_all, start
 
 from mirror_pl import load_detector
@@ -246,6 +248,30 @@ def test_without_an_output_the_scores_are_shown(capsys: pytest.CaptureFixture[st
     assert re.search(r"b\.jpg +- +-", said)
     assert "no score: b.jpg: UnidentifiedImageError" in said
     assert sorted(os.listdir()) == before, "nothing is written"
+
+
+def test_provenance_adds_columns_and_changes_no_score(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("c2pa", reason="needs mirror_pl[provenance]")
+    chunks = PngInfo()
+    chunks.add_text("Software", "NovelAI")
+    with Image.open(next(path for path in golden_paths() if path.endswith(".png"))) as image:
+        image.save("a.png", pnginfo=chunks)
+        image.save("b.jpg")
+    Path("bad.png").write_text("no image")
+    inputs = ["a.png", "b.jpg", "bad.png"]
+    with pytest.raises(IncompleteRunError):
+        predict(inputs, "plain.jsonl")
+    for output in ("out.jsonl", "out.csv"):
+        with pytest.raises(IncompleteRunError):
+            run(compose("predict", arguments(inputs, output, "provenance=true")))
+    plain, rows = rows_of("plain.jsonl"), rows_of("out.jsonl")
+    assert [row.pop("origin") for row in rows] == ["says_ai", "unknown", None]
+    assert [row.pop("origin_detail") for row in rows] == ["PNG text: made with NovelAI", "", None]
+    assert rows == plain
+    assert "says_ai,PNG text: made with NovelAI" in Path("out.csv").read_text(encoding="utf-8")
+    capsys.readouterr()
+    run(compose("predict", ["input=[a.png]", "checkpoint=miniature", "num_workers=0", "provenance=true"]))
+    assert "says_ai" in capsys.readouterr().out
 
 
 def test_many_pictures_need_an_output() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mirror_pl.images import UndecodableImageError
 from mirror_pl.images.crops import Crop
+from mirror_pl.images.origin import Origin
 from mirror_pl.images.pictures import Picture, as_data_url, as_image
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 
@@ -62,6 +63,7 @@ class Prediction:
         evidence: Means over the crops of what else the detector says in single numbers, such as ``entropy`` and
             ``max_weight``, and of the length of ``mean_residual``.
         raw_logit: The detector's own, where `logit` is calibrated; else None.
+        origin: What the file says of its own origin, where that was asked for; it takes no part in the verdict.
         banded: ``real``, ``fake`` or ``unsure``, where the detector may abstain; else None.
         picture: What was scored, as it was given to `Detector.predict`; None elsewhere.
     """
@@ -75,6 +77,7 @@ class Prediction:
     evidence: Mapping[str, float] = field(default_factory=dict)
     raw_logit: float | None = None
     banded: str | None = None
+    origin: Origin | None = None
     picture: Picture | None = field(default=None, compare=False)
 
     def __repr__(self) -> str:

@@ -16,6 +16,7 @@ from PIL import Image
 from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.images.crops import Crop, cut, plan_crops
 from mirror_pl.images.decode import UndecodableImageError, as_rgb, decode
+from mirror_pl.images.origin import Origin
 from mirror_pl.images.spec import Decoder, PreprocessSpec
 from mirror_pl.sources.source import ImageSource
 
@@ -38,6 +39,7 @@ class PreparedPicture:
         status: As in `Prediction`.
         reason: Likewise.
         digest: Of the file's bytes and suffix, where that was asked for; else empty.
+        origin: What the file says of its own origin, where that was asked for; else None.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -46,6 +48,7 @@ class PreparedPicture:
     status: str = "ok"
     reason: str = ""
     digest: bytes = b""
+    origin: Origin | None = None
 
 
 def prepare(

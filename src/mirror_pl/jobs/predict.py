@@ -24,6 +24,7 @@ from mirror_pl.config.build_detector import build_condition, build_detector, bui
 from mirror_pl.config.schema import PredictSettings, read_settings
 from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
+from mirror_pl.images.origin import require_credentials
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
 from mirror_pl.jobs.maps import MapFolder, check_map_folder
 from mirror_pl.jobs.prediction_progress import Progress
@@ -70,6 +71,8 @@ def run(cfg: DictConfig) -> None:
     build_policy(settings)
     if settings.precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {settings.precision}")
+    if settings.provenance:
+        require_credentials()
     check_inputs(settings.input)
     if settings.maps is not None:
         check_map_folder(Path(settings.maps), "maps")
@@ -172,6 +175,7 @@ class _Job:
             limits=self.limits,
             condition=self.condition,
             duplicates=duplicates,
+            with_origin=settings.provenance,
             on_batch=None if maps is None else maps.add_batch,
         )
         everywhere = (lambda: output.done().rows) if settings.share[1] > 1 else None
@@ -203,6 +207,7 @@ class _Job:
             store=output.store,
             policy=self.policy,
             condition=self.condition,
+            with_origin=settings.provenance,
             batch_size=self.batch_size,
             num_workers=max(1, int(ray.num_cpus)) if settings.num_workers is None else settings.num_workers,
             precision=settings.precision,
@@ -246,6 +251,7 @@ def _dependencies(
         "policy": asdict(build_policy(settings)),
         "condition": build_condition(settings).facts(),
         **({} if settings.calibration is None else {"abstain": settings.abstain}),
+        **({"provenance": True} if settings.provenance else {}),
         "precision": settings.precision,
         "compile": settings.compile,
         "batch_size": batch_size,
@@ -306,9 +312,13 @@ def _table(rows: Sequence[tuple[str, Prediction]]) -> Table:
     table.add_column("p_fake", justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("", no_wrap=True)
+    says = any(found.origin is not None for _, found in rows)
+    if says:
+        table.add_column("its file", no_wrap=True)
     for name, found in rows:
         p_fake = "-" if found.p_fake is None else f"{found.p_fake:.4f}"
-        table.add_row(Text(printable(name)), p_fake, found.verdict or "-", "" if found.status == "ok" else found.status)
+        cells = [p_fake, found.verdict or "-", "" if found.status == "ok" else found.status]
+        table.add_row(Text(printable(name)), *cells, *([found.origin.says if found.origin else ""] if says else []))
     return table
 
 
