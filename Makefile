@@ -5,11 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help install eval demo test test-slow torture test-other-versions test-package docs tables lock audit lint format bench clean
-=======
-.PHONY: help install eval demo test test-slow torture test-other-versions test-package lock audit lint format pictures bench clean
->>>>>>> report20
+.PHONY: help install eval demo test test-slow torture test-other-versions test-package docs tables pictures lock audit lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
