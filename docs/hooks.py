@@ -20,4 +20,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def _mathml(found: re.Match[str]) -> str:
     if found["block"] is not None:
         return f'<div class="formula">{convert(" ".join(found["block"].split()), display="block")}</div>'
-    return convert(found["inline"])
+    return f"<span>{convert(found['inline'])}</span>"  # a line that begins with it is no block
