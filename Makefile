@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install eval demo test test-slow torture test-other-versions test-package docs tables lock audit lint format bench clean
+.PHONY: help install eval demo test test-slow torture test-other-versions test-package docs tables pictures lock audit lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -74,6 +74,9 @@ lint: install  ## check style and types
 format: install  ## put the code into shape
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+pictures: install  ## make docs/pictures anew with chromium; ARGS='gallery ...' for some
+	$(BIN)/python tests/pictures.py $(ARGS)
 
 bench: install  ## measure speed and memory
 	$(BIN)/python bench

@@ -158,3 +158,17 @@ def test_versions_agree() -> None:
     assert version is not None
     assert f"\nversion: {version[1]}\n" in (CHECKOUT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"version = {{{version[1]}}}" in (CHECKOUT / "docs/cite.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("notebook", sorted((CHECKOUT / "docs/notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs(notebook: Path) -> None:
+    """From its first cell to its last; what is kept of it has no output, which would be stale."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    content = nbformat.read(notebook, as_version=4)
+    assert not any(cell.get("outputs") for cell in content.cells)
+    done = NotebookClient(content, timeout=300, resources={"metadata": {"path": str(CHECKOUT)}}).execute()
+    shown = [output for cell in done.cells for output in cell.get("outputs", ())]
+    assert any("image/png" in output.get("data", {}) or "<img" in str(output) for output in shown)

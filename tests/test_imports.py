@@ -95,7 +95,7 @@ CONFINED = {
     "huggingface_hub": {"hub", "detectors"},
     "gdown": {"jobs"},
     "wandb": {"callbacks", "reports"},  # the first for how a run begins and ends, the second for what is in it
-    "matplotlib": set(),
+    "matplotlib": {"reports"},
     "torchmetrics": {"scores"},
     "scipy": {"scores"},
     "sklearn": {"scores"},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 
 from PIL import Image
@@ -28,7 +28,7 @@ class Explanation:
     """
 
     prediction: Prediction
-    maps: dict[str, Image.Image]
+    maps: dict[str, Image.Image] = field(repr=False)
 
     def _repr_html_(self) -> str:
         shown = "".join(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from run_folders import Run, images
 
-from mirror_pl.reports.detector_names import latest_runs, name_detectors
+from mirror_pl.reports.detector_names import latest_runs, name_detectors, short_names
 from mirror_pl.reports.gathered_runs import GatheredRun, find_runs
 
 IMAGES = images({"a": (2, 2)})
@@ -111,3 +111,18 @@ def test_of_two_runs_the_one_finished_last_counts(tmp_path: Path) -> None:
     chosen, passed_over = latest_runs(runs)
     assert {benchmark: run.folder.name for (_, benchmark), run in chosen.items()} == {"wildrf": "01", "chameleon": "03"}
     assert [(run.folder.name, counts.folder.name) for run, counts in passed_over] == [("00", "01"), ("02", "01")]
+
+
+def test_another_size_of_the_same_weights_is_another_detector(tmp_path: Path) -> None:
+    runs = [Run(IMAGES, sha256="a" * 64, settings={"detector": {"size": size}}) for size in (None, {"width": 8, "heads": 3})]
+    assert labels(tmp_path, *runs) == ["mirror/tiny", "mirror/tiny (size heads 3 width 8)"]
+    assert labels(tmp_path / "alone", runs[1]) == ["mirror/tiny"]
+
+
+def test_short_names() -> None:
+    long = ["mirror/dinov3_hplus (published protocol)", "mirror/dinov3_hplus (other protocol)", "x" * 90]
+    short = short_names(["DDA", *long, "mirror/dinov3_…protocol"])
+    assert short["DDA"] == "DDA"
+    assert [short[name] for name in long] == ["mirror/dinov3_…protocol 2", "mirror/dinov3_…protocol 3", "xxxxxxxxxxxxxx…"]
+    assert len(set(short.values())) == 5
+    assert short == short_names(list(short)), "the same names, the same short ones"

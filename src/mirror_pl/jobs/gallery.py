@@ -27,7 +27,7 @@ from mirror_pl.jobs.maps import NOTES, check_maps
 from mirror_pl.jobs.run_images import RunPictures
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import print_plain
-from mirror_pl.reports.gallery_choice import GalleryImage, choose
+from mirror_pl.reports.chosen_images import ChosenImage, choose
 from mirror_pl.reports.gallery_page import Card, Part, Section, Tile, embedded, picture_page
 from mirror_pl.reports.gathered_runs import GatheredRun, sort_runs
 from mirror_pl.reports.map_overlay import MAPS, number, overlay, own_range
@@ -100,7 +100,7 @@ class _Room:
             self.left_out += 1
             return Tile("", "left out, the page is large")
         self._left -= len(content)
-        return Tile(embedded(content), caption, ends)
+        return Tile(embedded(content), caption, picture.size, ends)
 
 
 def _part(run: GatheredRun, settings: GallerySettings, room: _Room) -> Part:
@@ -129,7 +129,7 @@ def _part(run: GatheredRun, settings: GallerySettings, room: _Room) -> Part:
     return Part(run.title, tuple(facts), tuple(sections))
 
 
-def _card(image: GalleryImage, pictures: RunPictures, maps: _Maps | None, settings: GallerySettings, room: _Room) -> Card:
+def _card(image: ChosenImage, pictures: RunPictures, maps: _Maps | None, settings: GallerySettings, room: _Room) -> Card:
     decided = f"decided {LABEL_NAMES[int(image.logit > 0)]}"
     facts = (f"{LABEL_NAMES[image.label]}, {decided}", f"p_fake {image.p_fake:.3g}, logit {image.logit:.3g}", image.subset)
     if not settings.images:

@@ -140,7 +140,7 @@ class MapFolder:
                 with whole_file(file) as temporary:
                     drawn.save(temporary, "PNG")
                 files.append(file)
-                tiles.append(Tile(beside(file.name), title))
+                tiles.append(Tile(beside(file.name), title, drawn.size))
         except UndecodableImageError as error:
             tiles.append(Tile("", printable(error)))
         self._cards.append(Card(printable(name), _facts(prediction), tuple(tiles)))

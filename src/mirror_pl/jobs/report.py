@@ -254,4 +254,9 @@ def _write(
         write_text(folder / "comparisons.csv", comparisons_csv(board))
         write_text(folder / "report.md", markdown(board))
         write_text(folder / "report.tex", latex(board))
-        write_text(folder / "report.html", html_page(board, figures, pictures, robustness=bool(suites)))
+        page, charts = html_page(board, figures, pictures, robustness=bool(suites))
+        write_text(folder / "report.html", page)
+        (folder / "figures").mkdir(exist_ok=True)
+        for chart in charts:
+            write_text(folder / "figures" / f"{chart.name}.svg", chart.svg)
+            write_text(folder / "figures" / f"{chart.name}.csv", chart.csv)

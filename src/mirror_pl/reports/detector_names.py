@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -37,6 +38,7 @@ class DetectorKey:
     memory: str | None
     backbone: str | None
     precision: str
+    size: str
     variant: tuple[str, ...]
 
 
@@ -64,7 +66,33 @@ def key_of(run: GatheredRun) -> DetectorKey:
     assert run.facts is not None
     memory, backbone = ((run.facts.get(name) or {}).get("sha256") for name in ("memory", "backbone"))
     name = printable(str(run.facts["detector"].get("name", _NAMELESS)))
-    return DetectorKey(name, run.facts["checkpoint"]["sha256"], memory, backbone, run.facts["precision"], _variant(run))
+    sha256, precision = run.facts["checkpoint"]["sha256"], run.facts["precision"]
+    return DetectorKey(name, sha256, memory, backbone, precision, _size(run), _variant(run))
+
+
+def short_names(names: Sequence[str], width: int = 28) -> dict[str, str]:
+    """Return what long names are called where there is little room, by name.
+
+    A name of up to `width` characters stays. Of a longer one stand its first and its last words, as many as fit, with "…"
+    between. Where that is what another one is called, a number follows.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        short = name if len(name) <= width else _first_and_last(name, width)
+        taken = {*found.values(), *names} - {name}
+        numbered = (short, *(f"{short} {number}" for number in range(2, len(names) + 2)))
+        found[name] = next(one for one in numbered if one not in taken)
+    return found
+
+
+def _first_and_last(name: str, width: int) -> str:
+    words = re.findall(r"[^\s/_-]*[\s/_-]?", name)
+    first = last = ""
+    while len(first + words[0]) <= 0.6 * width:
+        first += words.pop(0)
+    while words and len(first + words[-1] + last) < width:
+        last = words.pop() + last
+    return f"{first.rstrip(' (') or name[: width // 2]}…{last.strip('() ')}"
 
 
 def name_detectors(runs: Iterable[GatheredRun]) -> list[DetectorName]:
@@ -77,12 +105,21 @@ def name_detectors(runs: Iterable[GatheredRun]) -> list[DetectorName]:
     named = []
     for key, run in latest.items():
         others = {other: latest[other] for other in latest if other.name == key.name}
-        added = [*_weights(key, others), *_precision(key, others), *key.variant]
+        alike = [other for other in others if other.checkpoint == key.checkpoint]
+        told = [getattr(key, part) for part in ("precision", "size") if len({getattr(one, part) for one in alike}) > 1]
+        added = [*_weights(key, others), *filter(None, told), *key.variant]
         label = f"{key.name} ({', '.join(added)})" if added else key.name
         as_published = set(key.variant) <= {PUBLISHED_PROTOCOL}
         miniature = bool(run.facts and run.facts.get("miniature"))
         named.append(DetectorName(key, label, key.name if as_published else None, run.checkpoint, miniature))
     return named
+
+
+def _size(run: GatheredRun) -> str:
+    """Say what size its detector was given; empty where that was left to the weights."""
+    options = run.settings.get("detector")
+    size = options.get("size") if isinstance(options, Mapping) else None
+    return printable(" ".join(["size", *(f"{part} {size[part]}" for part in sorted(size))])) if size else ""
 
 
 def _variant(run: GatheredRun) -> tuple[str, ...]:
@@ -145,11 +182,6 @@ def _end(path: str, count: int) -> str:
     for suffix in (".pth", ".ckpt"):  # a folder's name may have dots of its own
         name = name.removesuffix(suffix)
     return "/".join((*parts[-count:-1], name))
-
-
-def _precision(key: DetectorKey, others: Iterable[DetectorKey]) -> list[str]:
-    several = len({other.precision for other in others if other.checkpoint == key.checkpoint}) > 1
-    return [key.precision] if several else []
 
 
 def latest_runs(

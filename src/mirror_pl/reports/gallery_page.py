@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 from urllib.parse import quote
 
-from mirror_pl.reports.html_page import page_templates, policy_hash
+from mirror_pl.reports.html_page import page_templates, policy
 
-_STYLES: Final = ("report.css", "pictures.css")
+_STYLES: Final = ["report.css", "pictures.css"]
 
 
 @dataclass(frozen=True)
@@ -23,17 +23,19 @@ class Tile:
     Attributes:
         source: Of the picture; see `embedded` and `beside`. Empty where there is none.
         caption: What it is, or, without a source, why there is none.
+        size: Width and height of the picture, so that its place is kept free; None where there is none.
         ends: What the colours begin and end with, for a map whose picture has no legend; empty for others.
     """
 
     source: str
     caption: str
+    size: tuple[int, int] | None = None
     ends: tuple[str, str] | tuple[()] = ()
 
 
 @dataclass(frozen=True)
 class Card:
-    """One image: its tiles side by side, and below them its name and what is known of it."""
+    """One image: what is known of it, the verdict first, its tiles side by side, and its name."""
 
     name: str
     facts: tuple[str, ...]
@@ -80,8 +82,8 @@ def picture_page(
         page_templates()
         .get_template("pictures.jinja")
         .render(
-            policy=f"default-src 'none'; img-src 'self' data:; style-src {' '.join(map(policy_hash, _STYLES))}; "
-            "base-uri 'none'; form-action 'none'",
+            policy=policy(_STYLES, images="'self' data:"),
+            styles=_STYLES,
             title=title,
             lead=lead,
             parts=parts,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mirror_pl.benchmarks.published import published_numbers
 from mirror_pl.reports.detector_names import DetectorName
+from mirror_pl.reports.number_format import percent
 from mirror_pl.reports.published_csv import Delta
 from mirror_pl.scores.bootstrap import Estimate, Replicates, interval
 from mirror_pl.scores.paired import PairedComparison
@@ -213,12 +214,16 @@ class Leaderboard:
         return several
 
     def best(self, benchmark: str) -> str | None:
-        """Return the detector with the highest mean on a benchmark; None where the means are not over the same subsets."""
+        """Return the detector with the highest mean on a benchmark.
+
+        None where the means are not over the same subsets, or the two highest are printed alike.
+        """
         results = [self.results.get((benchmark, label)) for label in self.labels]
-        found = [(result.headline.value, result.detector) for result in results if result and not result.is_partial]
+        found = [(result.headline.value or 0.0, result.detector) for result in results if result and not result.is_partial]
         if len(found) < max(2, len(self.labels)):
             return None
-        return max(found, key=lambda pair: pair[0] or 0.0)[1]
+        (highest, first), (second, _) = sorted(found, reverse=True)[:2]
+        return None if percent(highest) == percent(second) else first
 
 
 def by_number(published: Sequence[Delta]) -> list[tuple[Delta, list[str]]]:

@@ -85,7 +85,9 @@ def claim_of(run: GatheredRun, result: Result, level: float) -> Claim:
     crops = [f"crops {protocol['crops']}", f"{protocol['aggregate']} of {protocol['of']}s"] if protocol else []
     fitted = (facts.get("calibration") or {}).get("sha256")  # the variant says how, and on what, which leaves it open
     calibration = [f"calibration {fitted[:8]}"] if fitted else []
-    recipe = dict.fromkeys(map(printable, (f"precision {key.precision}", *crops, *key.variant, *calibration)))
+    recipe = dict.fromkeys(
+        map(printable, (f"precision {key.precision}", *filter(None, [key.size]), *crops, *key.variant, *calibration))
+    )
     folder = printable(run.folder.resolve())
     setting = f"repeat={folder}" if re.fullmatch(r"[\w./-]+", folder) else f"\"repeat='{folder}'\""
     bal_acc = result.headline

@@ -1,4 +1,4 @@
-"""A map laid over its picture, where the detector's crop lies in it, with a colour bar. Plain arrays and Pillow only.
+"""A map laid over its picture, where the detector's crop lies in it, with matplotlib's colours and colour bar.
 
 Crops of one size of the picture are drawn together, and where they overlap their mean is shown. Crops of other sizes of it,
 as of ``crops=multiscale``, belong into pictures of their own.
@@ -7,13 +7,19 @@ as of ``crops=multiscale``, belong into pictures of their own.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from io import BytesIO
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.figure import Figure
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels of the picture; what lies outside of it is padding."""
@@ -57,11 +63,14 @@ class ColourRange:
     high: float
     fixed: bool = True
 
-    def share_of(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
-        """Return where values lie between the ends, from 0 to 1; one half if the ends are the same."""
-        if self.high <= self.low:
-            return np.where(np.isfinite(values), 0.5, np.nan)
-        return np.clip((values - self.low) / (self.high - self.low), 0, 1)
+    @property
+    def colours(self) -> ScalarMappable:
+        """What gives values their colours; `NOT_FINITE` to those that are not finite."""
+        from matplotlib import colormaps
+        from matplotlib.cm import ScalarMappable
+        from matplotlib.colors import Normalize
+
+        return ScalarMappable(Normalize(self.low, self.high, clip=True), colormaps["viridis"].with_extremes(bad=NOT_FINITE))
 
 
 def own_range(layers: Sequence[MapLayer]) -> ColourRange:
@@ -71,22 +80,13 @@ def own_range(layers: Sequence[MapLayer]) -> ColourRange:
     return ColourRange(float(values.min()), float(values.max()), False) if len(values) else ColourRange(0.0, 0.0, False)
 
 
-VIRIDIS: Final = (
-    (68, 1, 84), (72, 36, 117), (65, 68, 135), (53, 95, 141), (42, 120, 142), (33, 145, 140), (34, 168, 132), (68, 191, 112),
-    (122, 209, 81), (189, 223, 38), (253, 231, 37),
-)  # fmt: skip
-"""Eleven colours of matplotlib's viridis (CC0), evenly spaced: equal steps look equal, in grey and to the colour-blind."""
-
-NOT_FINITE: Final = (255, 0, 255)
-"""For a value that is not finite; no colour of the scale."""
+NOT_FINITE: Final = "magenta"
+"""For a value that is not finite; no colour of viridis."""
 
 
-def colours_of(share: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Return the colours ``(..., 3)`` of values from 0 to 1; `NOT_FINITE` for NaN."""
-    stops = np.linspace(0, 1, len(VIRIDIS))
-    known = np.nan_to_num(share)
-    mixed = np.stack([np.interp(known, stops, channel) for channel in np.transpose(VIRIDIS)], axis=-1)
-    return np.where(np.isnan(share)[..., None], NOT_FINITE, np.rint(mixed)).astype(np.uint8)
+def colours_of(values: NDArray[np.floating], colours: ColourRange) -> NDArray[np.uint8]:
+    """Return the colours ``(..., 3)`` of values."""
+    return colours.colours.to_rgba(np.ma.masked_invalid(values), bytes=True)[..., :3]
 
 
 SIDE_PX: Final = 512
@@ -134,13 +134,16 @@ def draw_map(
         layers: Likewise.
         kind: What they show.
         colours: Likewise; the legend says whether the range was given.
-        notes: Further sentences for the legend, of ASCII or Latin letters.
+        notes: Further sentences for the legend.
         side_px: Likewise.
     """
     colours = colours or own_range(layers)
     drawn = overlay(picture, layers, colours, side_px)
     notes = [*_remarks(picture, layers, colours, len(_views(picture, layers, side_px)) > 1), *notes]
-    legend = _legend(max(drawn.width, _LEAST_LEGEND_PX), kind, colours, notes)
+    figure = legend_of(max(drawn.width, _LEAST_LEGEND_PX), kind, colours, notes)
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    legend = Image.open(content).convert("RGB")
     whole = Image.new("RGB", (legend.width, drawn.height + legend.height), _PAPER)
     whole.paste(drawn, ((legend.width - drawn.width) // 2, 0))
     whole.paste(legend, (0, drawn.height))
@@ -213,9 +216,9 @@ def _drawn(picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRang
         total[here] += layer.values[np.ix_(down[down >= 0], across[across >= 0])]
         count[here] += 1
     covered = count > 0
-    share = colours.share_of(total[covered] / count[covered])
+    drawn = colours_of(total[covered] / count[covered], colours)
     grey = np.asarray(shown.convert("L")).astype(float)[covered][:, None]
-    pixels[covered] = (1 - OPACITY) * grey + OPACITY * colours_of(share)
+    pixels[covered] = (1 - OPACITY) * grey + OPACITY * drawn
     result = Image.fromarray(np.rint(pixels).astype(np.uint8))
     pen = ImageDraw.Draw(result)
     for layer in layers:
@@ -227,35 +230,38 @@ def _drawn(picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRang
 
 
 _PAPER, _INK, _SOFT = "#ffffff", "#1c2126", "#5d6770"
-_GAP, _MARGIN, _BAR_PX, _LEAST_LEGEND_PX = 12, 12, 16, 360
-_TITLE_PX, _TEXT_PX = 18, 15
+_GAP, _MARGIN, _LEAST_LEGEND_PX = 12, 12, 360
+_LINE_PX, _TITLE_PX, _TEXT_PX = 19, 17, 14
+_LETTER_PX = 0.56
+"""Width of a letter over its size, in the mean."""
 
 
-def _legend(width: int, kind: MapKind, colours: ColourRange, notes: Sequence[str]) -> Image.Image:
-    title, text = ImageFont.load_default(_TITLE_PX), ImageFont.load_default(_TEXT_PX)
+def legend_of(width: int, kind: MapKind, colours: ColourRange, notes: Sequence[str]) -> Figure:
+    """Return what stands below a map, as wide as many pixels: its name, a colour bar, and what else is to be known."""
+    from matplotlib.figure import Figure
+
     inner = width - 2 * _MARGIN
-    titles = list(_wrapped(f"{kind.title} of each patch ({kind.unit})", title, inner))
-    lines = [line for note in notes for line in _wrapped(note, text, inner)]
-    heights = len(titles) * _line_px(_TITLE_PX) + _BAR_PX + 6 + (1 + len(lines)) * _line_px(_TEXT_PX)
-    legend = Image.new("RGB", (width, heights + 2 * _MARGIN), _PAPER)
-    pen = ImageDraw.Draw(legend)
-    y = _MARGIN
-    for line in titles:
-        pen.text((_MARGIN, y), line, _INK, title)
-        y += _line_px(_TITLE_PX)
-    bar = colours_of(np.tile(np.linspace(0, 1, inner), (_BAR_PX, 1)))
-    legend.paste(Image.fromarray(bar), (_MARGIN, y))
-    y += _BAR_PX + 4
-    for place, anchor in ((0.0, "la"), (0.5, "ma"), (1.0, "ra")):
-        value = colours.low + place * (colours.high - colours.low)
-        x = _MARGIN + place * (inner - 1)
-        pen.line((x, y - 4, x, y), _INK)
-        pen.text((x, y), number(value, colours), _INK, text, anchor=anchor)
-    y += _line_px(_TEXT_PX) + 2
-    for line in lines:
-        pen.text((_MARGIN, y), line, _SOFT, text)
-        y += _line_px(_TEXT_PX)
-    return legend
+    title = textwrap.wrap(f"{kind.title} of each patch ({kind.unit})", int(inner / (_LETTER_PX * _TITLE_PX)))
+    lines = [line for note in notes for line in textwrap.wrap(note, int(inner / (_LETTER_PX * _TEXT_PX)))]
+    bar = _MARGIN + (_LINE_PX + 4) * len(title)
+    height = bar + 2 * _LINE_PX + _LINE_PX * len(lines) + 2 * _MARGIN
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72, facecolor=_PAPER)
+
+    def write(top: float, lines: Sequence[str], size_px: float, colour: str) -> None:
+        gap = _LINE_PX / size_px / 1.2  # of matplotlib's own line height
+        place = _MARGIN / width, 1 - top / height
+        figure.text(*place, "\n".join(lines), size=size_px, color=colour, va="top", linespacing=gap, parse_math=False)
+
+    write(_MARGIN, title, _TITLE_PX, _INK)
+    axes = figure.add_axes((_MARGIN / width, 1 - (bar + 16) / height, inner / width, 16 / height))
+    ends = sorted({colours.low, (colours.low + colours.high) / 2, colours.high})
+    figure.colorbar(colours.colours, cax=axes, orientation="horizontal", ticks=ends)
+    labels = axes.set_xticklabels([number(end, colours) for end in ends])
+    labels[0].set_horizontalalignment("left" if len(ends) > 1 else "center")
+    labels[-1].set_horizontalalignment("right" if len(ends) > 1 else "center")
+    axes.tick_params(labelsize=_TEXT_PX, labelcolor=_INK, color=_INK)
+    write(bar + 2 * _LINE_PX + 8, lines, _TEXT_PX, _SOFT)
+    return figure
 
 
 def number(value: float, colours: ColourRange) -> str:
@@ -282,18 +288,3 @@ def _remarks(picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRa
         yield "Black around the picture is padding, as the detector sees it."
     if not np.isfinite(values).all():
         yield "Magenta: no finite value."
-
-
-def _wrapped(sentence: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> Iterator[str]:
-    line = ""
-    for word in sentence.split():
-        longer = f"{line} {word}".strip()
-        if line and font.getlength(longer) > width:
-            yield line
-            longer = word
-        line = longer
-    yield line
-
-
-def _line_px(size_px: int) -> int:
-    return round(1.35 * size_px)

@@ -23,11 +23,9 @@ TOO_FEW = "‡"
 
 def notes_on_detectors(detectors: Sequence[DetectorName]) -> list[str]:
     """Say which detectors are not what a reader takes them for."""
-    notes = [
-        f"{detector.label} is the miniature: a small detector of small decoders, and none for the real world."
-        for detector in detectors
-        if detector.miniature
-    ]
+    small = [detector.label for detector in detectors if detector.miniature]
+    said = "is the miniature" if len(small) == 1 else "are of the miniature"
+    notes = [f"{name_list(small)} {said}: a small detector of small decoders, and none for the real world."] if small else []
     notes += [
         f"{detector.label}: run with compat=published, on the images that {COPIED_RELEASE} looks at. Its figures are "
         "computed from its predictions, without that script's stand-ins for what is undefined."

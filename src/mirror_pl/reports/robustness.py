@@ -136,14 +136,13 @@ def results_csv(results: Sequence[SuiteResult]) -> str:
 
 def write_results(results: Sequence[SuiteResult], folder: Path) -> None:
     """Write what suites came to into a folder: ``robustness.csv``, ``.html``, and a picture per suite and benchmark."""
-    from mirror_pl.reports.robustness_page import picture, robustness_page
+    from mirror_pl.reports.robustness_page import robustness_page
 
     write_text(folder / "robustness.csv", results_csv(results))
-    sections = by_suite(results)
-    for number, section in enumerate(sections):
-        name = "robustness.svg" if len(sections) == 1 else f"robustness_{number}_{section[0].suite}.svg"
-        write_text(folder / name, picture(section))
-    write_text(folder / "robustness.html", robustness_page(sections))
+    page, pictures = robustness_page(by_suite(results))
+    for picture in pictures:
+        write_text(folder / f"{picture.name}.svg", picture.svg)
+    write_text(folder / "robustness.html", page)
 
 
 def by_suite(results: Sequence[SuiteResult]) -> list[list[SuiteResult]]:

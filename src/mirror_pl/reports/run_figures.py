@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from mirror_pl.calibration import p_fake_of
 from mirror_pl.labels import FAKE, REAL
-from mirror_pl.scores.columns import Columns, columns, distinct_rows, rows_by_subset
+from mirror_pl.reports.chosen_images import ChosenImage, chosen_images
+from mirror_pl.scores.columns import columns, distinct_rows, rows_by_subset
 from mirror_pl.scores.curves import Curve, roc_curve, thin
 from mirror_pl.scores.reliability import Reliability, reliability
 from mirror_pl.scores.selective import area_under, risk_coverage_curve
@@ -42,17 +43,6 @@ class SubsetFigures:
 
 
 @dataclass(frozen=True)
-class WorstImage:
-    """An image that the detector was most sure of and wrong about; `path` is relative to the run's data root."""
-
-    path: str
-    subset: str
-    label: int
-    logit: float
-    p_fake: float
-
-
-@dataclass(frozen=True)
 class RunFigures:
     """What is drawn of a run.
 
@@ -72,7 +62,7 @@ class RunFigures:
     risk: Curve | None
     aurc: float | None
     errors: int
-    worst: tuple[WorstImage, ...]
+    worst: tuple[ChosenImage, ...]
 
 
 def run_figures(table: pa.Table, worst: int) -> RunFigures:
@@ -98,19 +88,10 @@ def run_figures(table: pa.Table, worst: int) -> RunFigures:
         thin(risk, POINTS) if risk else None,
         area_under(risk) if risk else None,
         len(wrong),
-        _worst(table, data, wrong, worst),
+        # By the largest logit either way: p_fake is 0 or 1 for all that are far enough out.
+        chosen_images(table, data, wrong[np.argsort(-np.abs(data.logit[wrong]), kind="stable")[:worst]]),
     )
 
 
 def _histogram(p_fake: NDArray[np.floating]) -> NDArray[np.int64]:
     return np.histogram(p_fake, bins=BINS, range=(0, 1))[0]
-
-
-def _worst(table: pa.Table, data: Columns, wrong: NDArray[np.int64], count: int) -> tuple[WorstImage, ...]:
-    """Take the errors with the largest logit either way: p_fake is 0 or 1 for all that are far enough out."""
-    rows = wrong[np.argsort(-np.abs(data.logit[wrong]), kind="stable")[:count]]
-    paths = table["path"].take(pa.array(rows)).to_pylist()
-    return tuple(
-        WorstImage(path, data.names[data.subset[row]], int(data.label[row]), float(data.logit[row]), float(data.p_fake[row]))
-        for path, row in zip(paths, rows, strict=True)
-    )

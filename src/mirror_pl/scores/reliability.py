@@ -6,6 +6,7 @@ Nothing here is fitted; a detector is judged as it is, in float64.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +38,7 @@ class Reliability:
 def reliability(label: NDArray[np.integer], p_fake: NDArray[np.floating], bins: int = 15) -> Reliability:
     """Sort images into bins of p_fake.
 
-    Intervals are those of Clopper and Pearson (1934), at 95 %: exact for the count of fakes among a bin's images, and so
-    never too narrow.
+    Intervals are those of Wilson (1927), at 95 %, of the share of fakes among a bin's images.
 
     Args:
         label: ``(S,)``, 0 real and 1 fake; S may be 0.
@@ -54,23 +54,20 @@ def reliability(label: NDArray[np.integer], p_fake: NDArray[np.floating], bins: 
 
 
 def proportion_interval(
-    found: NDArray[np.integer], count: NDArray[np.integer], level: float = 0.95
+    found: NDArray[np.integer], count: NDArray[np.int64], level: float = 0.95
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the ends of the exact interval of a proportion (Clopper and Pearson, 1934); NaN where nothing was counted.
+    """Return the ends of the score interval of a proportion (Wilson, 1927); NaN where nothing was counted.
 
     Args:
         found: ``(N,)``, from 0 to `count`.
         count: ``(N,)``.
         level: Between 0 and 1.
     """
-    from scipy.special import betaincinv
-
-    tail = (1 - level) / 2
-    some, all_found = found > 0, found == count
-    # At an end the distribution has no room left, and the interval ends there.
-    low = np.where(some, betaincinv(np.maximum(found, 1), count - found + 1, tail), 0.0)
-    high = np.where(all_found, 1.0, betaincinv(found + 1, np.maximum(count - found, 1), 1 - tail))
-    return np.where(count > 0, low, np.nan), np.where(count > 0, high, np.nan)
+    of, z2 = _occupied(count), NormalDist().inv_cdf(0.5 + level / 2) ** 2
+    share = found / of
+    middle, half = share + z2 / (2 * of), np.sqrt(z2 * (share * (1 - share) + z2 / (4 * of)) / of)
+    low, high = (np.clip((middle + way * half) / (1 + z2 / of), 0, 1) for way in (-1, 1))
+    return np.minimum(low, share), np.maximum(high, share)  # at 0 and 1 they are the same, but for rounding
 
 
 def expected_calibration_error(

@@ -79,7 +79,7 @@
     }
   }
 
-  addEventListener("beforeprint", () => sections.forEach((section) => (section.open = true)));
+  addEventListener("beforeprint", () => all("details").forEach((section) => (section.open = true)));
   const follow = () => {
     const target = location.hash.length > 1 ? document.getElementById(location.hash.slice(1)) : null;
     if (target !== null && target.tagName === "DETAILS") target.open = true;

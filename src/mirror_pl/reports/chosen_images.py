@@ -1,4 +1,4 @@
-"""Which images of a run its gallery shows: those decided right and most surely, wrong and most surely, and least surely."""
+"""Which images of a run are shown: those decided right and most surely, wrong and most surely, and least surely."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mirror_pl.scores.columns import Columns, columns, distinct_rows
 
 
 @dataclass(frozen=True)
-class GalleryImage:
-    """An image of a run; `path` is relative to the run's data root."""
+class ChosenImage:
+    """An image of a run; `path` is relative to the run's data root, `subset` says of a shared real that it is one."""
 
     path: str
     subset: str
@@ -24,7 +24,7 @@ class GalleryImage:
 
 
 @dataclass(frozen=True)
-class GalleryGroup:
+class ImageGroup:
     """Images that are shown together.
 
     Attributes:
@@ -35,10 +35,10 @@ class GalleryGroup:
 
     title: str
     of: int
-    images: tuple[GalleryImage, ...]
+    images: tuple[ChosenImage, ...]
 
 
-def choose(table: pa.Table, count: int) -> tuple[GalleryGroup, ...]:
+def choose(table: pa.Table, count: int) -> tuple[ImageGroup, ...]:
     """Choose up to `count` images of each kind from one run's prediction table, each image once a kind.
 
     How sure a decision is goes by the logit: p_fake is 0 or 1 for all that are far enough out.
@@ -49,10 +49,10 @@ def choose(table: pa.Table, count: int) -> tuple[GalleryGroup, ...]:
     sureness = np.abs(data.logit)
     right = (data.logit > 0) == (data.label == FAKE)
 
-    def group(title: str, kept: NDArray[np.int64], rising: bool = False) -> GalleryGroup:
+    def group(title: str, kept: NDArray[np.int64], rising: bool = False) -> ImageGroup:
         key = sureness[kept] if rising else -sureness[kept]
         chosen = kept[np.argsort(key, kind="stable")[:count]]
-        return GalleryGroup(title, len(kept), _images(table, data, chosen))
+        return ImageGroup(title, len(kept), chosen_images(table, data, chosen))
 
     def of(label: int, decided_right: bool) -> NDArray[np.int64]:
         return rows[(data.label[rows] == label) & (right[rows] == decided_right)]
@@ -72,14 +72,15 @@ def choose(table: pa.Table, count: int) -> tuple[GalleryGroup, ...]:
     )
 
 
-def _images(table: pa.Table, data: Columns, rows: NDArray[np.int64]) -> tuple[GalleryImage, ...]:
+def chosen_images(table: pa.Table, data: Columns, rows: NDArray[np.int64]) -> tuple[ChosenImage, ...]:
+    """Return the images in some rows of a prediction table."""
     paths = table["path"].take(pa.array(rows)).to_pylist()
     return tuple(
-        GalleryImage(path, _subset(data, row), int(data.label[row]), float(data.logit[row]), float(data.p_fake[row]))
+        ChosenImage(path, _subset(data, row), int(data.label[row]), float(data.logit[row]), float(data.p_fake[row]))
         for path, row in zip(paths, rows, strict=True)
     )
 
 
 def _subset(data: Columns, row: int) -> str:
-    others = np.count_nonzero(data.id == data.id[row]) - 1
-    return data.names[data.subset[row]] + (f" and {others} other subset{'s' if others > 1 else ''}" if others else "")
+    places = np.count_nonzero(data.id == data.id[row])
+    return data.names[data.subset[row]] if places == 1 else f"shared real, of {places} subsets"
