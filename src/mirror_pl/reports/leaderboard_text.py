@@ -32,15 +32,24 @@ def print_leaderboard(board: Leaderboard, console: Console) -> None:
     """Print the headline table, the published differences, the pairs of detectors, and all notes."""
     title = f"Balanced accuracy in %, {level_name(board.level)} intervals"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("Benchmark", overflow="fold")
-    for label in board.labels:
-        table.add_column(Text(printable(label)), justify="right", overflow="fold")
-    gap = " " if len(board.labels) < 3 else "\n"  # of more, lines would get too long
-    for line in headline(board):
-        if line.begins:
-            table.add_section()
-        name = Text(f"  {line.title}") if line.cells else Text(line.title, style="italic")
-        table.add_row(name, *(_text_of(cell, gap) for cell in line.cells), style="bold" if line.kind == "mean" else None)
+    lines = headline(board)
+    shown = [line for line in lines if line.cells]
+    if len(board.labels) > len(shown):  # a row per detector: more columns than rows would be narrow
+        table.add_column("Detector", overflow="fold")
+        for line in shown:
+            table.add_column(Text(line.title), justify="right", overflow="fold")
+        for label, cells in zip(board.labels, zip(*(line.cells for line in shown), strict=True), strict=True):
+            table.add_row(Text(printable(label)), *(_text_of(cell, " ") for cell in cells))
+    else:
+        table.add_column("Benchmark", overflow="fold")
+        for label in board.labels:
+            table.add_column(Text(printable(label)), justify="right", overflow="fold")
+        gap = " " if len(board.labels) < 3 else "\n"  # of more, lines would get too long
+        for line in lines:
+            if line.begins:
+                table.add_section()
+            name = Text(f"  {line.title}") if line.cells else Text(line.title, style="italic")
+            table.add_row(name, *(_text_of(cell, gap) for cell in line.cells), style="bold" if line.kind == "mean" else None)
     for run in board.incomplete:
         table.add_row(Text(f"  {run.title}"), Text("incomplete"))
     console.print(table)
