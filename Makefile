@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install eval demo test test-slow torture test-other-versions test-package lock audit lint format pictures bench clean
+.PHONY: help install eval demo test test-slow torture test-other-versions test-package docs tables pictures lock audit lint format bench clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -45,8 +45,15 @@ $(VENV)-other/bin/.installed: pyproject.toml constraints.txt
 	-$(VENV)-other/bin/python -m pip install --quiet --disable-pip-version-check pillow==13.0.0
 	touch $@
 
-test-package: install  ## build the wheel, install it in a fresh environment, run the default from another folder
-	$(BIN)/python tests/package/check_wheel.py
+test-package: install  ## build the wheel, install it in a fresh environment, run it from another folder; ARGS=dist keeps both
+	$(BIN)/python tests/package/check_wheel.py $(ARGS)
+
+tables: install  ## make the tables of links and of hardware in docs/, checkpoints/ and data/ anew
+	$(BIN)/python docs/tables.py
+
+docs: install  ## build the documentation into site/, with every link checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 lock: install  ## write constraints-release.txt anew; ARGS='--extra-index-url ...' where torch for the CPU is elsewhere
 	$(BIN)/python tests/package/lock.py $(ARGS)
@@ -75,4 +82,4 @@ bench: install  ## measure speed and memory
 	$(BIN)/python bench
 
 clean:  ## remove environments and caches; results and weights stay
-	rm -rf $(VENV) $(VENV)-other $(VENV)-audit dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-other $(VENV)-audit dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -17,6 +17,7 @@ COMMANDS = {
     "robustness",
     "predict",
     "app",
+    "serve",
     "train",
     "convert",
     "check_data",
@@ -55,7 +56,7 @@ ALLOWED = {
     "modules": {"data", "images", "scores", "benchmarks", "detectors"},
     "callbacks": {"modules", "data", "scores", "detectors"},
     "reports": {"scores", "benchmarks"},
-    "app_page": {"detectors", "images", "sources", "prediction", "reports"},
+    "serving": {"detectors", "images", "sources", "prediction", "explanation"},
     "config": {"sources", "images", "scores", "benchmarks", "detectors", "data", "callbacks"},
     "jobs": {
         "sources",
@@ -71,14 +72,16 @@ ALLOWED = {
         "images",
         "miniature",
         "prediction",
-        "app_page",
+        "serving",
+        "explanation",
     },
     **{name: {"start"} for name in COMMANDS},
     "start": {"config", "jobs"},
     **{name: {"errors", "texts"} for name in SHARED},
     "store": {"sources"},
-    "__init__": {"detectors", "data", "modules"},
-    "__main__": set(),
+    "explanation": {"detectors", "images", "reports"},
+    "__init__": {"detectors", "data", "modules", "explanation"},
+    "__main__": {"start", "config"},
 }
 # Library -> the only rooms that may import it.
 CONFINED = {
@@ -97,12 +100,12 @@ CONFINED = {
     "scipy": {"scores"},
     "sklearn": {"scores"},
     "rich": {"reports", "jobs"},
-    "jinja2": {"reports", "app_page"},
-    "gradio": {"app_page"},
-    "fastapi": {"app_page"},
-    "starlette": {"app_page"},
-    "uvicorn": {"app_page"},
-    "python_multipart": {"app_page"},
+    "jinja2": {"reports"},
+    "gradio": {"serving"},
+    "fastapi": {"serving"},
+    "starlette": {"serving"},
+    "uvicorn": {"serving"},
+    "c2pa": {"images"},
 }
 
 

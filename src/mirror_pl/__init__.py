@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mirror_pl.data import BenchmarkDataModule, TrainingDataModule
     from mirror_pl.detectors import load_detector
+    from mirror_pl.explanation import explain
     from mirror_pl.modules import DetectorModule, MemoryBankModule
 
 try:
@@ -24,9 +25,18 @@ _ROOMS = {
     "DetectorModule": "modules",
     "MemoryBankModule": "modules",
     "TrainingDataModule": "data",
+    "explain": "explanation",
     "load_detector": "detectors",
 }
-__all__ = ["BenchmarkDataModule", "DetectorModule", "MemoryBankModule", "TrainingDataModule", "__version__", "load_detector"]
+__all__ = [
+    "BenchmarkDataModule",
+    "DetectorModule",
+    "MemoryBankModule",
+    "TrainingDataModule",
+    "__version__",
+    "explain",
+    "load_detector",
+]
 
 
 def __getattr__(name: str) -> Any:

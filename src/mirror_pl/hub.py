@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, nearest, shown
+from mirror_pl.locate import miniature_dir
 from mirror_pl.pinned_weights import PublishedWeights, published_weights
 
 PREFIX: Final = "hf-hub:"
@@ -63,7 +64,8 @@ class HubId:
 def local_path(name: str, key: str = "checkpoint") -> str:
     """Return the path of what is named: of an id, its place in huggingface_hub's cache, after a download if need be.
 
-    What exists on this machine under that very name is taken as it is, and so is every other name.
+    What exists on this machine under that very name is taken as it is, and so is every other name; but the checkpoint
+    "miniature" is the detector that is shipped with the package.
 
     Args:
         name: A path, or an id.
@@ -73,6 +75,8 @@ def local_path(name: str, key: str = "checkpoint") -> str:
         ConfigError: If it begins as an id, and is none.
         CheckpointError: If there is no such repository, revision or file, or it cannot be had, or it is not what is pinned.
     """
+    if name == "miniature" and key == "checkpoint" and not Path(name).exists():
+        return str(miniature_dir() / "detector")
     if not name.startswith(PREFIX) or Path(name).exists():
         return name
     asked = HubId.parse(name, key)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _INPUTS: Final = {"predict": "input", "report": "runs", "gallery": "runs", "calibrate": "runs"}
 """The setting that plain paths on the command line are, see `take_paths`."""
-_QUESTIONS: Final = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--resolve"}
+_QUESTIONS: Final = {"--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--resolve"}
 
 
 def start(name: str) -> None:
@@ -24,6 +24,11 @@ def start(name: str) -> None:
     A signal that asks to stop, also one during the imports, is one line and an exit code. Other errors than those of ours
     keep their traceback.
     """
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        from mirror_pl.config.help import help_text, print_patiently
+
+        print_patiently(help_text(name, sys.argv[1:]))
+        return
     # Read when torch is imported. Threads of libgomp wait for one another by looping, 300,000 times by default: beside other
     # work, that takes the time from the very thread that they wait for (docs/performance.md).
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -131,13 +131,6 @@ def take_signals() -> None:
             signal.signal(number, _on_signal)
 
 
-def leave_signals() -> None:
-    """Leave signals to a server, which has ways and times of its own to end."""
-    signal.set_wakeup_fd(-1)
-    for number in SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
 def asked_to_stop() -> signal.Signals | None:
     """Return the signal that was noted, if there was one."""
     return _asked

@@ -170,7 +170,7 @@ PAGES = ["README.md", "README_zh.md", *sorted(f"docs/{path.name}" for path in (C
 @pytest.mark.parametrize("name", PAGES)
 def test_the_commands_of_the_pages_compose(name: str) -> None:
     text = (CHECKOUT / name).read_text(encoding="utf-8").replace("\\\n", " ")
-    commands = re.findall(r"^\s*(?:\$ )?(?:\w+=\S+ )?python -m mirror_pl\.(\w+)(.*)$", text, re.MULTILINE)
+    commands = re.findall(r"^\s*(?:\$ )?(?:\w+=\S+ )?(?:python -m mirror_pl\.|mirror-pl )(\w+)(.*)$", text, re.MULTILINE)
     assert len(commands) >= 5 or name not in ("README.md", "README_zh.md")
     for command, arguments in commands:
         if "detector=sharpness" in arguments:  # of another package: test_plugin.py runs it

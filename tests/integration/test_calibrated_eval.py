@@ -18,11 +18,8 @@ from golden_set import SMALL
 
 from mirror_pl import BenchmarkDataModule, DetectorModule, load_detector
 from mirror_pl.abstention import VERDICTS
-from mirror_pl.app_page.answer import Answer
-from mirror_pl.app_page.markup import shown, table_csv
 from mirror_pl.calibration import Calibration, as_text, p_fake_of, read_calibration
 from mirror_pl.config.command import compose
-from mirror_pl.detectors import Prediction
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.jobs import calibrate, predict
 from mirror_pl.jobs import eval as evaluation
@@ -193,12 +190,3 @@ def test_lightnings_own_trainer_predicts_calibrated_scores_and_counts_calibrated
     assert figures["test/bal_acc"] == pytest.approx(expected)
     by_raw = np.mean([((torch.cat(raw).numpy() > 0)[label == cls] == cls).mean() for cls in (0, 1)])
     assert expected != pytest.approx(by_raw), "else nothing would be shown"
-
-
-def test_the_page_shows_the_third_answer(runs: Path) -> None:
-    said = Prediction(0.5, 0.62, "ok", size=(8, 8), raw_logit=1.1523, banded="unsure")
-    page = shown(Answer("a.png", said, jpeg=b"x"), miniature=False)
-    assert "Decision: unsure." in page
-    assert "its own logit is +1.152" in page
-    assert "p_fake above one half" not in page
-    assert table_csv([("a.png", said)]).splitlines()[1] == "a.png,0.62,unsure,ok,"

@@ -19,11 +19,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from golden_set import SMALL
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from runs import kill_all, start
 
+from mirror_pl import load_detector
 from mirror_pl.config.command import compose
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, LostProcessError
-from mirror_pl.jobs.predict import run
+from mirror_pl.jobs.predict import MOST_SHOWN, run
 from mirror_pl.jobs.prediction_progress import Progress
 from mirror_pl.prediction import Item, Output
 from mirror_pl.prediction.pictures import prepare_item
@@ -231,8 +234,54 @@ def test_a_form_that_there_is_not_is_said_at_once() -> None:
     shutil.copy(golden_paths()[0], "a.jpg")
     with pytest.raises(ConfigError, match=r"must end in"):
         predict(["a.jpg"], "out.xlsx")
-    with pytest.raises(ConfigError, match="output: not given"):
-        run(compose("predict", ["input=[a.jpg]"]))
+
+
+def test_without_an_output_the_scores_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copy(golden_paths()[0], "a.jpg")
+    Path("b.jpg").write_bytes(b"no picture")
+    before = sorted(os.listdir())
+    with pytest.raises(IncompleteRunError, match="the reasons are above"):
+        run(compose("predict", ["input=[a.jpg,b.jpg]", "checkpoint=miniature", "num_workers=0"]))
+    said = capsys.readouterr().out
+    (expected,) = load_detector("miniature").predict(["a.jpg"])
+    assert re.search(rf"a\.jpg +{expected.p_fake:.4f} +{expected.verdict}", said)
+    assert re.search(r"b\.jpg +- +-", said)
+    assert "no score: b.jpg: UnidentifiedImageError" in said
+    assert sorted(os.listdir()) == before, "nothing is written"
+
+
+def test_provenance_adds_columns_and_changes_no_score(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("c2pa", reason="needs mirror_pl[provenance]")
+    chunks = PngInfo()
+    chunks.add_text("Software", "NovelAI")
+    with Image.open(next(path for path in golden_paths() if path.endswith(".png"))) as image:
+        image.save("a.png", pnginfo=chunks)
+        image.save("b.jpg")
+    Path("bad.png").write_text("no image")
+    inputs = ["a.png", "b.jpg", "bad.png"]
+    with pytest.raises(IncompleteRunError):
+        predict(inputs, "plain.jsonl")
+    for output in ("out.jsonl", "out.csv"):
+        with pytest.raises(IncompleteRunError):
+            run(compose("predict", arguments(inputs, output, "provenance=true")))
+    plain, rows = rows_of("plain.jsonl"), rows_of("out.jsonl")
+    assert [row.pop("origin") for row in rows] == ["says_ai", "unknown", None]
+    assert [row.pop("origin_detail") for row in rows] == ["PNG text: made with NovelAI", "", None]
+    assert rows == plain
+    assert "says_ai,PNG text: made with NovelAI" in Path("out.csv").read_text(encoding="utf-8")
+    capsys.readouterr()
+    run(compose("predict", ["input=[a.png]", "checkpoint=miniature", "num_workers=0", "provenance=true"]))
+    assert "says_ai" in capsys.readouterr().out
+
+
+def test_many_pictures_need_an_output() -> None:
+    for number in range(MOST_SHOWN + 1):
+        Path(f"{number:02}.jpg").write_bytes(b"no picture")
+    with pytest.raises(ConfigError, match=r"output: more than 20 pictures need one; give output=FILE"):
+        run(compose("predict", ["input=[.]"]))
+    for setting in ("resume=true", "units=0/2", "engine=ray"):
+        with pytest.raises(ConfigError, match=r"output: resume, units, engine=ray and - need one"):
+            run(compose("predict", ["input=[00.jpg]", setting]))
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])

@@ -6,8 +6,10 @@ Run by `make test-package`; it takes minutes, so it is no part of the tests.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from pathlib import Path
@@ -35,12 +37,23 @@ def check_content(wheel: Path) -> None:
     print(f"{wheel.name}: {len(files)} files, {len(configs)} configs, {wheel.stat().st_size:,} bytes")
 
 
+def check_source(sdist: Path) -> None:
+    """The source distribution has what its tests need, and nothing of what was computed here."""
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    for wanted in ("tests/conftest.py", "configs/eval.yaml", "docs/index.md", "CHANGELOG.md", "LICENSE", "CITATION.cff"):
+        assert wanted in names, wanted
+    strays = [name for name in names if name.startswith(("outputs/", "checkpoints/", ".venv")) or "__pycache__" in name]
+    assert not strays, strays
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         call(sys.executable, "-m", "build", "--outdir", folder, ".")
-        (wheel,) = folder.glob("*.whl")
+        (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
         check_content(wheel)
+        check_source(sdist)
         elsewhere = folder / "elsewhere"
         elsewhere.mkdir()
         call(sys.executable, "-m", "venv", folder / "venv")
@@ -52,8 +65,14 @@ def main() -> None:
         assert (run / "run.json").is_file()
         assert "nearest," in next(run.glob("miniature_*.csv")).read_text()
         call(python, "-m", "mirror_pl.eval", "-m", "benchmark=miniature", cwd=elsewhere)  # the sweeper is a plugin
-        call(python, "-m", "mirror_pl.report", "outputs/sweeps/eval", "output_dir=report", cwd=elsewhere)
+        script = folder / "venv" / "bin" / "mirror-pl"
+        call(script, "report", "outputs/sweeps/eval", "output_dir=report", cwd=elsewhere)
         assert "</html>" in (elsewhere / "report/report.html").read_text()
+        call(script, "predict", ROOT / "data/miniature/photographs/coffee.jpg", cwd=elsewhere)
+        for kept in sys.argv[1:]:  # a folder to keep what was checked in, for a release
+            Path(kept).mkdir(exist_ok=True)
+            shutil.copy2(wheel, kept)
+            shutil.copy2(sdist, kept)
     print("the wheel works")
 
 

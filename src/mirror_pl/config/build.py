@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 _BY_MODULE: Final = {
-    "mirror_pl.callbacks": ("ProgressLog", "ResumePoint"),
+    "mirror_pl.callbacks": ("ProgressLog", "ResumePoint", "TrainingAdvice"),
     "mirror_pl.data": ("BenchmarkDataModule", "TrainingDataModule"),
     "mirror_pl.images": ("AugmentSpec",),
     "mirror_pl.modules": ("DetectorModule", "MemoryBankModule"),
@@ -188,6 +188,9 @@ def build_trainer(cfg: DictConfig, *more: L.Callback, leave_out: Collection[str]
     warnings.filterwarnings("ignore", message=r".*treespec, LeafSpec.* is deprecated", category=FutureWarning)
     # The run folder is claimed, and holds its config.
     warnings.filterwarnings("ignore", message=r"Checkpoint directory .* exists and is not empty")
+    # A training without validation sets has no loader of them; `TrainingAdvice` says how many steps there are.
+    warnings.filterwarnings("ignore", message=r"Total length of .* across ranks is zero")
+    warnings.filterwarnings("ignore", message=r"The number of training batches .* is smaller than the logging interval")
     # The frozen parts are, and stay.
     warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
     callbacks = [build(node) for name, node in cfg.callbacks.items() if name not in leave_out]

@@ -166,8 +166,6 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
 
 def _calibration(settings: DetectorSettings, detector: Detector) -> Calibration | None:
     """Read the calibration that settings name, for a detector and the crops that are scored."""
-    if not isinstance(settings, ScoringSettings):
-        return None
     protocol = asdict(build_policy(settings))
     return calibration_for(detector.name, checkpoint_of(settings), settings.calibration, settings.abstain, protocol)
 

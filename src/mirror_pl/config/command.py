@@ -287,6 +287,8 @@ def register_with_hydra() -> None:
 
 
 def _report(error: Exception) -> int:
+    """Print an error, in the command line's words for what has another name in Python, and return the exit code."""
     # A message may have several lines; the further ones are set in, so that none that a name brings passes for one of ours.
-    print("error:", "\n  ".join(map(printable, str(error).split("\n"))), file=sys.stderr)
+    said = re.sub(r"\bbackbone_folder\b", "backbone.path", str(error))
+    print("error:", "\n  ".join(map(printable, said.split("\n"))), file=sys.stderr)
     return error.exit_code if isinstance(error, MirrorError) else EXIT_NOT_STARTED

@@ -82,8 +82,10 @@ class CheckpointSettings(Settings):
 
 
 class DetectorSettings(CheckpointSettings):
-    """Also what of an image it sees: the settings that ``mirror_pl.eval`` and ``predict`` share."""
+    """Also what of an image it sees, and what is made of its score: what all commands that score share."""
 
+    calibration: Weights | None
+    abstain: Annotated[float, Field(gt=0, le=0.5)] | None
     compile: bool
     crops: str | None
     aggregate: str
@@ -92,21 +94,19 @@ class DetectorSettings(CheckpointSettings):
     batch_size: Literal["auto"] | Count
     num_workers: Workers
 
+    @model_validator(mode="after")
+    def _bands_are_there(self) -> DetectorSettings:
+        if self.abstain is not None and self.calibration is None:
+            raise _refusal("abstain: it needs a calibration, which has the bands; give calibration=FILE too")
+        return self
+
 
 class ScoringSettings(DetectorSettings):
-    """Also what is done to an image before, and what is made of its score: of ``mirror_pl.eval`` and ``predict``."""
+    """Also what is done to an image before: of ``mirror_pl.eval`` and ``predict``."""
 
     perturb: str | list[str] | None
     perturb_seed: Seed
     format_align: Literal["none", "png", "all", None]
-    calibration: Weights | None
-    abstain: Annotated[float, Field(gt=0, le=0.5)] | None
-
-    @model_validator(mode="after")
-    def _bands_are_there(self) -> ScoringSettings:
-        if self.abstain is not None and self.calibration is None:
-            raise _refusal("abstain: it needs a calibration, which has the bands; give calibration=FILE too")
-        return self
 
 
 class EvalSettings(ScoringSettings):
@@ -183,11 +183,12 @@ class PredictSettings(ScoringSettings):
     """Settings of ``mirror_pl.predict``."""
 
     dedupe: bool
+    provenance: bool
     engine: Literal["local", "ray"]
     ray: RaySettings
 
     input: list[str]
-    output: str
+    output: str | None
     device: str
     precision: str
     max_megapixels: Positive
@@ -218,23 +219,44 @@ class PredictSettings(ScoringSettings):
         if self.dedupe and self.perturb:
             raise _refusal("dedupe and perturb: equal pictures of other names are perturbed by other draws; leave one out")
         if not self.input:
-            raise _refusal("input: none is named; give files, folders or lists: mirror_pl.predict PATH... output=FILE")
+            raise _refusal("input: none is named; give files, folders or lists: mirror-pl predict PATH...")
+        if self.output is None and (self.resume or self.units is not None or self.engine == "ray" or "-" in self.input):
+            raise _refusal("output: resume, units, engine=ray and - need one; give output=FILE, as in output=scores.csv")
         return self
 
 
-class AppSettings(DetectorSettings):
-    """Settings of ``mirror_pl.app``."""
+class ServingSettings(DetectorSettings):
+    """What ``mirror_pl.app`` and ``mirror_pl.serve`` share."""
 
-    num_workers: Annotated[int, Field(ge=1)] | None
     device: str
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     host: str
     port: Annotated[int, Field(ge=0, lt=65536)]
-    hosts: list[Annotated[str, Field(pattern=r"^[^/]+$")]]
+    hosts: list[Annotated[str, Field(pattern=r"^[^/:*]+$")]]
     root_path: str | None
     max_upload_mb: Positive
     max_files: Count
     max_megapixels: Positive
+
+
+class AppSettings(ServingSettings):
+    """Settings of ``mirror_pl.app``."""
+
+    at_once: Count
+
+
+class ServeSettings(ServingSettings):
+    """Settings of ``mirror_pl.serve``."""
+
+    max_waiting: Count
+
+    @model_validator(mode="after")
+    def _room_for_a_request(self) -> ServeSettings:
+        if self.max_files > self.max_waiting:
+            raise _refusal(
+                f"max_files and max_waiting: a request of {self.max_files} files has no room among {self.max_waiting}"
+            )
+        return self
 
 
 class ConvertSettings(Settings):
@@ -430,6 +452,7 @@ _OF_COMMANDS: Final[dict[str, type[Settings]]] = {
     "gallery": GallerySettings,
     "calibrate": CalibrateSettings,
     "app": AppSettings,
+    "serve": ServeSettings,
     "convert": ConvertSettings,
     "check_data": CheckDataSettings,
     "weights": WeightsSettings,

@@ -97,7 +97,9 @@ def config_of_transformers(file: Path, values: Mapping[str, Any]) -> BackboneCon
     """
     model_type = values["model_type"]
     if model_type not in ("dinov2", "dinov3_vit"):
-        raise CheckpointError(f"backbone.path: {file} describes a {shown(model_type)} model; expected dinov2 or dinov3_vit")
+        raise CheckpointError(
+            f"backbone_folder: {file} describes a {shown(model_type)} model; expected dinov2 or dinov3_vit"
+        )
     dinov3 = model_type == "dinov3_vit"
     try:
         full = completed_config(model_type, values, (*_SIZES, *(_DINOV3_SIZES if dinov3 else _DINOV2_SIZES)), _DECIDING)
@@ -113,14 +115,14 @@ def config_of_transformers(file: Path, values: Mapping[str, Any]) -> BackboneCon
             native_px=224 if dinov3 else full.image_size,
         )
     except ConfigError as error:
-        raise CheckpointError(f"backbone.path: {file} describes no backbone: {error}") from error
+        raise CheckpointError(f"backbone_folder: {file} describes no backbone: {error}") from error
     ours = _transformers_config(config)
     for name in _DECIDING:
         if name in ABSENT_BIASES and getattr(full, name, None) is False:
             continue
         if getattr(full, name, None) != getattr(ours, name, None):
             raise CheckpointError(
-                f"backbone.path: {file} has {name} = {shown(getattr(full, name, None))}; this project builds "
+                f"backbone_folder: {file} has {name} = {shown(getattr(full, name, None))}; this project builds "
                 f"{config.family} with {getattr(ours, name, None)!r} only"
             )
     return config

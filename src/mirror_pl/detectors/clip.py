@@ -123,7 +123,7 @@ def read_clip_config(file: Path) -> tuple[VitSize, int]:
         CheckpointError: If there is none, or it describes another model.
     """
     if not file.is_file():
-        raise CheckpointError(f"backbone.path: no {file.name} in {file.parent}. {_EXPECTED}")
+        raise CheckpointError(f"backbone_folder: no {file.name} in {file.parent}. {_EXPECTED}")
     try:
         values = read_json(file)
         kind = values["model_type"]
@@ -133,18 +133,18 @@ def read_clip_config(file: Path) -> tuple[VitSize, int]:
             if projection is not None:
                 values["projection_dim"] = projection
         elif kind != "clip_vision_model":
-            raise CheckpointError(f"backbone.path: {file} describes a {shown(kind)} model. {_EXPECTED}")
+            raise CheckpointError(f"backbone_folder: {file} describes a {shown(kind)} model. {_EXPECTED}")
         full = completed_config("clip_vision_model", values, _SIZES, _SETTINGS)
         size = VitSize(full.hidden_size, full.num_hidden_layers, full.num_attention_heads, full.intermediate_size)
         projection = full.projection_dim
     except CheckpointError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError) as error:
-        raise CheckpointError(f"backbone.path: {file} is no config of a CLIP ({error!r}). {_EXPECTED}") from error
+        raise CheckpointError(f"backbone_folder: {file} is no config of a CLIP ({error!r}). {_EXPECTED}") from error
     for name, expected in _SETTINGS.items():
         if getattr(full, name) != expected:
             raise CheckpointError(
-                f"backbone.path: {file} has {name} = {shown(getattr(full, name))}; the detectors' CLIP has {expected!r}. "
+                f"backbone_folder: {file} has {name} = {shown(getattr(full, name))}; the detectors' CLIP has {expected!r}. "
                 f"{_EXPECTED}"
             )
     return size, projection
@@ -161,12 +161,12 @@ def _read_openai_file(path: Path) -> Mapping[str, Tensor]:
     """
     if _is_program(path):
         raise CheckpointError(
-            f"backbone.path: {path} is a TorchScript archive, which is a program with tensors in it, and is not loaded "
+            f"backbone_folder: {path} is a TorchScript archive, which is a program with tensors in it, and is not loaded "
             f"here. {_EXPECTED}: the same weights. Or, if you trust the file, take its tensors out of it once:\n"
             f"  python -c \"import torch; torch.save(torch.jit.load('{path.name}', map_location='cpu').state_dict(), "
             "'clip_vit_l14.pth')\"\nand give that file"
         )
-    tensors = read_checkpoint(path, "backbone.path").tensors
+    tensors = read_checkpoint(path, "backbone_folder").tensors
     return {name: tensor for name, tensor in tensors.items() if not _OPENAI_TEXT.match(name)}
 
 

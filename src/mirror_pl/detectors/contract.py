@@ -6,7 +6,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
 
@@ -57,6 +57,16 @@ class Detector(nn.Module, ABC):
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
         self.spec = spec
+
+    def __repr__(self) -> str:
+        weight = next(self.parameters())
+        count = sum(parameter.numel() for parameter in self.parameters())
+        mode = "train mode" if self.training else "eval mode"
+        return (
+            f"{type(self).__name__}: {self.name}\n"
+            f"  {self.spec.crop_px} px crops, {self.protocol.crops}; licence: {self.licence}\n"
+            f"  {count:,} parameters, {str(weight.dtype).removeprefix('torch.')} on {weight.device}, {mode}"
+        )
 
     @classmethod
     def load(cls, checkpoint: str | Path, *args: Any, **settings: Any) -> Self:
@@ -196,6 +206,7 @@ class Detector(nn.Module, ABC):
             prepared = [prepare(picture, self.spec, policy.crops) for picture in several[start : start + at_once]]
             with nullcontext() if on_cpu else DEVICE_TURN:
                 found += predict_all(self, prepared, policy=policy, batch_size=batch_size, precision=precision)
+        found = [replace(prediction, picture=picture) for prediction, picture in zip(found, several, strict=True)]
         return found if several is pictures else found[0]
 
     @abstractmethod

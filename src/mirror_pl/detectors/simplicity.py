@@ -155,7 +155,7 @@ def _normalisation(file: Path) -> tuple[Any, Any]:
         PreprocessSpec(mean=mean, std=std)  # type: ignore[arg-type]  # it checks how many there are
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise CheckpointError(
-            f"backbone.path: no mean and std of the image processor in {file} ({error!r}); it belongs to the backbone's "
+            f"backbone_folder: no mean and std of the image processor in {file} ({error!r}); it belongs to the backbone's "
             "folder on the hub"
         ) from error
     return mean, std

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from html import escape
+from typing import Final, NamedTuple
 
 from torch import Tensor
 
+from mirror_pl.images import UndecodableImageError
 from mirror_pl.images.crops import Crop
+from mirror_pl.images.origin import Origin
+from mirror_pl.images.pictures import Picture, as_data_url, as_image
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 
 
@@ -39,7 +44,11 @@ class CropScore:
     logit: float
 
 
-@dataclass(frozen=True)
+SHOWN_PX: Final = 256
+"""Longer side of a picture in a notebook, at most."""
+
+
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The verdict on an image, or the reason why there is none.
 
@@ -54,7 +63,9 @@ class Prediction:
         evidence: Means over the crops of what else the detector says in single numbers, such as ``entropy`` and
             ``max_weight``, and of the length of ``mean_residual``.
         raw_logit: The detector's own, where `logit` is calibrated; else None.
+        origin: What the file says of its own origin, where that was asked for; it takes no part in the verdict.
         banded: ``real``, ``fake`` or ``unsure``, where the detector may abstain; else None.
+        picture: What was scored, as it was given to `Detector.predict`; None elsewhere.
     """
 
     logit: float | None
@@ -66,6 +77,30 @@ class Prediction:
     evidence: Mapping[str, float] = field(default_factory=dict)
     raw_logit: float | None = None
     banded: str | None = None
+    origin: Origin | None = None
+    picture: Picture | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        score = "" if self.p_fake is None else f", p_fake={self.p_fake:.4f}"
+        why = "" if self.status == "ok" else f", {self.status}: {self.reason}"
+        return f"Prediction({self.verdict or 'no score'}{score}{why})"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the picture, the verdict, and p_fake as a bar."""
+        image = None
+        with suppress(UndecodableImageError):
+            image = None if self.picture is None else as_image(self.picture)
+        shown = ""
+        if image is not None:
+            image.thumbnail((SHOWN_PX, SHOWN_PX))
+            shown = f'<img src="{as_data_url(image)}" alt="what was scored" style="margin-right:1em">'
+        words = f"<b>{escape(self.verdict or 'no score')}</b>"
+        if self.p_fake is not None:
+            words += f'<br><meter min="0" max="1" value="{self.p_fake:.4f}"></meter> p_fake {self.p_fake:.4f}'
+        if self.status != "ok":
+            words += f"<br>{escape(self.status)}: {escape(self.reason)}"
+        facts = "".join(f"<br>{escape(name)} {value:.4g}" for name, value in self.evidence.items())
+        return f'<div style="display:flex;align-items:center">{shown}<div>{words}<small>{facts}</small></div></div>'
 
     @property
     def verdict(self) -> str | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 from mirror_pl.images.condition import AS_IT_IS, Condition
 from mirror_pl.images.crops import Crop, cut, plan_crops
 from mirror_pl.images.decode import UndecodableImageError, as_rgb, decode
+from mirror_pl.images.origin import Origin
 from mirror_pl.images.spec import Decoder, PreprocessSpec
 from mirror_pl.sources.source import ImageSource
 
@@ -36,6 +39,7 @@ class PreparedPicture:
         status: As in `Prediction`.
         reason: Likewise.
         digest: Of the file's bytes and suffix, where that was asked for; else empty.
+        origin: What the file says of its own origin, where that was asked for; else None.
     """
 
     pixels: NDArray[np.uint8] | None
@@ -44,6 +48,7 @@ class PreparedPicture:
     status: str = "ok"
     reason: str = ""
     digest: bytes = b""
+    origin: Origin | None = None
 
 
 def prepare(
@@ -93,6 +98,23 @@ def prepare_each(
     except UndecodableImageError as error:
         return [PreparedPicture(None, status="undecodable", reason=str(error))] * len(conditions)
     return [_under(condition, opened, spec, crops, image_id) for condition in conditions]
+
+
+def as_image(picture: Picture) -> Image.Image:
+    """Return what can be scored as an RGB image, as it is decoded by Pillow.
+
+    Raises:
+        UndecodableImageError: If it cannot be read.
+        TypeError, ValueError: If it is no picture.
+    """
+    return _opened(picture, None, "pillow").image
+
+
+def as_data_url(image: Image.Image) -> str:
+    """Return an image as the ``data:`` address of a PNG, for a page that holds all it shows."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 class _Opened(NamedTuple):

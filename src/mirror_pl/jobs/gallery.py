@@ -18,11 +18,12 @@ from mirror_pl.config.schema import EvalSettings, GallerySettings, check_setting
 from mirror_pl.detectors import CropPolicy, MirrorDetector
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
+from mirror_pl.explanation import by_scale, map_layers
 from mirror_pl.files import whole_folder, write_text
 from mirror_pl.images import UndecodableImageError
 from mirror_pl.images.pictures import prepare
 from mirror_pl.jobs.dependencies import weights_of
-from mirror_pl.jobs.maps import NOTES, by_scale, check_maps, map_layers
+from mirror_pl.jobs.maps import NOTES, check_maps
 from mirror_pl.jobs.run_images import RunPictures
 from mirror_pl.labels import LABEL_NAMES
 from mirror_pl.reports import print_plain

@@ -13,11 +13,12 @@ from PIL import Image
 from mirror_pl.detectors import Detector, MirrorDetector, Prediction
 from mirror_pl.detectors.maps import TokenMaps, token_maps
 from mirror_pl.errors import ConfigError, OutputError
+from mirror_pl.explanation import by_scale, map_layers
 from mirror_pl.files import whole_file, write_text
 from mirror_pl.images import UndecodableImageError, decode
 from mirror_pl.images.pictures import PreparedPicture
 from mirror_pl.reports.gallery_page import Card, Part, Section, Tile, beside, picture_page
-from mirror_pl.reports.map_overlay import MAPS, MapLayer, draw_map
+from mirror_pl.reports.map_overlay import MAPS, draw_map
 from mirror_pl.sources.source import ImageSource
 from mirror_pl.texts import printable, storable
 
@@ -51,19 +52,6 @@ def check_maps(detector: Detector, setting: str) -> MirrorDetector:
     if not isinstance(detector, MirrorDetector) or detector.config.memory_bank is None:
         raise ConfigError(f"{setting}: this detector has no memory bank to make maps with; leave {setting} out")
     return detector
-
-
-def map_layers(maps: Sequence[TokenMaps], kind: str, size: tuple[int, int]) -> list[MapLayer]:
-    """Return maps of a kind, of those in `MAPS`, as layers on a picture of that size."""
-    return [MapLayer(getattr(one, kind), one.crop.box(size)) for one in maps]
-
-
-def by_scale(maps: Sequence[TokenMaps]) -> dict[tuple[int, int], list[TokenMaps]]:
-    """Group maps by the size that the picture was brought to: those of one size are drawn together."""
-    groups: dict[tuple[int, int], list[TokenMaps]] = {}
-    for one in maps:
-        groups.setdefault(one.crop.resized, []).append(one)
-    return groups
 
 
 def check_map_folder(directory: Path, setting: str) -> None:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from omegaconf import DictConfig
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from mirror_pl.config.build_detector import build_condition, build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import PredictSettings, read_settings
 from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
+from mirror_pl.images.origin import require_credentials
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
 from mirror_pl.jobs.maps import MapFolder, check_map_folder
 from mirror_pl.jobs.prediction_progress import Progress
@@ -30,6 +36,7 @@ from mirror_pl.prediction import (
     count_items,
     device_of,
     entries,
+    expand,
     pictures_at_once,
     score,
     workers_of,
@@ -44,7 +51,10 @@ from mirror_pl.stopping import go_on_with
 from mirror_pl.texts import printable, storable
 
 if TYPE_CHECKING:
-    from mirror_pl.detectors import Detector
+    from mirror_pl.detectors import Detector, Prediction
+
+MOST_SHOWN: Final = 20
+"""Pictures whose scores are shown on the console, at most; more of them need an output."""
 
 
 def run(cfg: DictConfig) -> None:
@@ -56,20 +66,34 @@ def run(cfg: DictConfig) -> None:
             pictures have no score, and a `DataError` if none has. A `DataError` without an output, if there is no picture.
     """
     settings = read_settings(cfg, PredictSettings)
-    output = Output(Path(settings.output), settings.save_every_s, settings.share)
     if settings.engine == "local":
         device_of(settings.device)  # what cannot be is said before anything is loaded
     build_policy(settings)
     if settings.precision not in PRECISIONS:
         raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {settings.precision}")
+    if settings.provenance:
+        require_credentials()
     check_inputs(settings.input)
     if settings.maps is not None:
         check_map_folder(Path(settings.maps), "maps")
-    with output.claimed():
+    if settings.output is None and next(islice(expand(settings.input), MOST_SHOWN, None), None) is not None:
+        raise ConfigError(f"output: more than {MOST_SHOWN} pictures need one; give output=FILE, as in output=scores.csv")
+    with _output(settings) as output, output.claimed():
         output.check(resume=settings.resume)
-        go_on_with("resume=true")
+        if settings.output is not None:
+            go_on_with("resume=true")
         with connected(settings.ray.address) if settings.engine == "ray" else nullcontext() as cluster:
             _Job(output, settings, cluster, Console()).run()
+
+
+@contextmanager
+def _output(settings: PredictSettings) -> Iterator[Output]:
+    """Hand out the output; where none was asked for, one that is thrown away: what is shown is all."""
+    if settings.output is not None:
+        yield Output(Path(settings.output), settings.save_every_s, settings.share)
+        return
+    with TemporaryDirectory(prefix="mirror_pl_") as folder:
+        yield Output(Path(folder) / "scores.jsonl", settings.save_every_s)
 
 
 class _Job:
@@ -89,6 +113,7 @@ class _Job:
         self.batch_size = auto if settings.batch_size == "auto" else int(settings.batch_size)
         self.together = pictures_at_once(self.batch_size, self.policy)
         self.passed_over: Counter[str] = Counter()
+        self.shown: list[tuple[str, Prediction]] = []
 
     def run(self) -> None:
         """Score what is left, and make the output, or leave that to another share."""
@@ -103,7 +128,7 @@ class _Job:
         finished = output.finished(facts)
         if finished is not None:
             print_plain(f"Complete already: {output.path}; nothing is scored", console)
-            _raise_if_incomplete(Tally(Counter(finished["pictures"]["by_status"])), output)
+            _raise_if_incomplete(Tally(Counter(finished["pictures"]["by_status"])), f"in {printable(output.path)}")
             return
         maps = None if settings.maps is None else MapFolder(Path(settings.maps), detector, settings.precision)
         if self.cluster is None:
@@ -124,10 +149,14 @@ class _Job:
                 console,
             )
         else:
-            _say(output, console)
+            if 0 < len(self.shown) == output.tally.total <= MOST_SHOWN:
+                console.print(_table(self.shown))
+            _say(output.tally, console)
+            if settings.output is not None:
+                print_plain(f"Output: {output.path}", console)
         if maps is not None:
             print_plain(f"Maps: {maps.index}", console)
-        _raise_if_incomplete(output.tally, output)
+        _raise_if_incomplete(output.tally, "above" if settings.output is None else f"in {printable(output.path)}")
 
     def _here(self, facts: Mapping[str, Any], detector: Detector, maps: MapFolder | None) -> None:
         """Score in this process."""
@@ -146,6 +175,7 @@ class _Job:
             limits=self.limits,
             condition=self.condition,
             duplicates=duplicates,
+            with_origin=settings.provenance,
             on_batch=None if maps is None else maps.add_batch,
         )
         everywhere = (lambda: output.done().rows) if settings.share[1] > 1 else None
@@ -153,6 +183,8 @@ class _Job:
         with maps or nullcontext(), shown:
             for item, prediction in predictions:
                 output.add(item, prediction)
+                if len(self.shown) <= MOST_SHOWN:  # one more tells that there are too many
+                    self.shown.append((item.path, prediction))
                 shown.advance()
         if duplicates is not None:
             print_plain(
@@ -175,6 +207,7 @@ class _Job:
             store=output.store,
             policy=self.policy,
             condition=self.condition,
+            with_origin=settings.provenance,
             batch_size=self.batch_size,
             num_workers=max(1, int(ray.num_cpus)) if settings.num_workers is None else settings.num_workers,
             precision=settings.precision,
@@ -218,6 +251,7 @@ def _dependencies(
         "policy": asdict(build_policy(settings)),
         "condition": build_condition(settings).facts(),
         **({} if settings.calibration is None else {"abstain": settings.abstain}),
+        **({"provenance": True} if settings.provenance else {}),
         "precision": settings.precision,
         "compile": settings.compile,
         "batch_size": batch_size,
@@ -259,8 +293,7 @@ def _say_passed_over(passed_over: Counter[str], console: Console) -> None:
         print_plain(f"A shard is read where it is named: 'FOLDER/*{shards[0]}'.", console)
 
 
-def _say(output: Output, console: Console) -> None:
-    tally = output.tally
+def _say(tally: Tally, console: Console) -> None:
     kinds = ", ".join(f"{count:,} {status}" for status, count in tally.statuses.most_common())
     decided = f"{tally.fakes:,} with p_fake above 0.5"
     if tally.unsure is not None:
@@ -270,14 +303,29 @@ def _say(output: Output, console: Console) -> None:
         print_plain(f"  no score: {path}: {reason}", console)
     if tally.total - tally.scored > len(tally.unread):
         print_plain(f"  ... ({tally.total - tally.scored - len(tally.unread):,} more)", console)
-    print_plain(f"Output: {output.path}", console)
 
 
-def _raise_if_incomplete(tally: Tally, output: Output) -> None:
+def _table(rows: Sequence[tuple[str, Prediction]]) -> Table:
+    """Return a table of pictures by name: p_fake, decision, and what is wrong with the file."""
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("picture", overflow="fold")
+    table.add_column("p_fake", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    says = any(found.origin is not None for _, found in rows)
+    if says:
+        table.add_column("its file", no_wrap=True)
+    for name, found in rows:
+        p_fake = "-" if found.p_fake is None else f"{found.p_fake:.4f}"
+        cells = [p_fake, found.verdict or "-", "" if found.status == "ok" else found.status]
+        table.add_row(Text(printable(name)), *cells, *([found.origin.says if found.origin else ""] if says else []))
+    return table
+
+
+def _raise_if_incomplete(tally: Tally, where: str) -> None:
     if tally.total and not tally.scored:
-        raise DataError(f"none of the {tally.total:,} pictures has a score; the reasons are in {printable(output.path)}")
+        raise DataError(f"none of the {tally.total:,} pictures has a score; the reasons are {where}")
     if tally.scored < tally.total:
         raise IncompleteRunError(
-            f"{tally.total - tally.scored:,} of the {tally.total:,} pictures have no score; the reasons are in "
-            f"{printable(output.path)}"
+            f"{tally.total - tally.scored:,} of the {tally.total:,} pictures have no score; the reasons are {where}"
         )

@@ -176,7 +176,7 @@ def _announce(phase: Phase, images: TrainingSet, cfg: DictConfig, console: Conso
         what = backbone_name(detector.config.backbone) or "a backbone without a name"
     counts = {"real": int((images.labels == REAL).sum()), "fake": int((images.labels == FAKE).sum())}
     found = " and ".join(f"{count:,} {label}" for label, count in counts.items() if count)
-    print_plain(f"{phase.title}: {found} images, {what}, {cfg.trainer.max_epochs} epochs", console)
+    print_plain(f"{phase.title}: {found} images, {what}", console)
     if phase.source is None and cfg.get("checkpoint") is None:
         print_plain("The backbone has random weights: give backbone.path=FOLDER for real ones.", console)
 

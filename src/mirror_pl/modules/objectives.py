@@ -87,6 +87,9 @@ class WarmUpThenCosine(LambdaLR):
         steps_per_epoch: Steps of one epoch.
         warm_up_epochs: Epochs until the learning rate is what the optimizer says.
         last_lr: Where it ends, at most.
+
+    Attributes:
+        warm_up_steps: Steps until the learning rate is what the optimizer says.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class WarmUpThenCosine(LambdaLR):
             if not 0 <= value < float("inf"):
                 raise ConfigError(f"scheduler.{name} must be 0 or more, got {value}")
         epochs = steps / steps_per_epoch
+        self.warm_up_steps = warm_up_epochs * steps_per_epoch
 
         def factor(step: int, last: float) -> float:
             epoch = step / steps_per_epoch

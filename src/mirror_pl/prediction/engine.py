@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
 from typing import Final, TypeAlias
@@ -39,6 +40,7 @@ def score(
     limits: Limits | None = None,
     condition: Condition = AS_IT_IS,
     duplicates: Duplicates | None = None,
+    with_origin: bool = False,
     start: str | None = None,
     on_batch: Callable[[Batch], None] | None = None,
 ) -> Iterator[tuple[Item, Prediction]]:
@@ -58,6 +60,7 @@ def score(
         limits: What a picture may cost; None is the default.
         condition: Under which pictures are scored.
         duplicates: Knows equal files, which are scored once; None scores each.
+        with_origin: Whether to read what each file says of its own origin, too; see `images.origin`.
         start: How decoding processes are started; see `prepared`.
         on_batch: Called with each batch before it is yielded, for what needs the pixels too, such as maps.
 
@@ -78,11 +81,15 @@ def score(
         limits=limits,
         condition=condition,
         with_digest=duplicates is not None,
+        with_origin=with_origin,
     )
     with prepared(items, prepare, limits.timeout_s, num_workers, ahead, start) as pictures:
         for batch in _batches(pictures, at_once):
             shown = [picture for _, picture in batch]
             predictions = predict(shown) if duplicates is None else duplicates.once(shown, predict)
+            if with_origin:
+                pairs = zip(predictions, shown, strict=True)
+                predictions = [replace(prediction, origin=picture.origin) for prediction, picture in pairs]
             if on_batch is not None:
                 on_batch([(*pair, prediction) for pair, prediction in zip(batch, predictions, strict=True)])
             yield from ((item, prediction) for (item, _), prediction in zip(batch, predictions, strict=True))

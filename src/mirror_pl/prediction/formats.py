@@ -80,7 +80,7 @@ def as_table(rows: Sequence[Row], columns: Sequence[str]) -> pa.Table:
     import pyarrow as pa
 
     texts = {name: pa.string() for name in ("image_path", "status", "reason")}
-    kinds = {"crops": pa.list_(pa.float32()), "verdict": pa.string(), **texts}
+    kinds = {"crops": pa.list_(pa.float32()), **dict.fromkeys(("verdict", "origin", "origin_detail"), pa.string()), **texts}
     schema = pa.schema([pa.field(name, kinds.get(name, pa.float32()), nullable=name not in texts) for name in columns])
     return pa.table({name: [row.get(name) for row in rows] for name in columns}, schema=schema)
 

@@ -56,14 +56,14 @@ class Item:
         source: Where its bytes are, or they themselves.
         path: What it is called in the output: as it was named, or found below what was named. It may hold surrogates, where
             a name is not UTF-8; see `mirror_pl.files.storable`.
-        suffix: That the recipe goes by, with the dot.
+        suffix: That the recipe goes by, with the dot; None for the format that the bytes are in.
         problem: Why there is nothing to read, where that is known already; else empty.
         place: Among the units of work.
     """
 
     source: ImageSource | bytes
     path: str
-    suffix: str
+    suffix: str | None
     problem: str = ""
     place: Place = NO_PLACE
 

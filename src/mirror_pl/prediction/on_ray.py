@@ -52,6 +52,7 @@ class Work:
         every_s: See `Recorder`.
         device: Of each actor.
         condition: See `score`.
+        with_origin: Likewise.
         folder: That relative paths start from, on every node.
     """
 
@@ -66,6 +67,7 @@ class Work:
     every_s: float
     device: str
     condition: Condition = AS_IT_IS
+    with_origin: bool = False
     folder: str = field(default_factory=os.getcwd)
 
 
@@ -141,6 +143,7 @@ class UnitScorer:
             precision=work.precision,
             limits=work.limits,
             duplicates=self._duplicates,
+            with_origin=work.with_origin,
             start="forkserver",  # an actor has threads of Ray's
         )
 

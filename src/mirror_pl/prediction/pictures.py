@@ -9,6 +9,7 @@ from PIL import Image
 
 from mirror_pl.images import Condition, Limits, PreparedPicture, PreprocessSpec, prepare
 from mirror_pl.images.condition import AS_IT_IS
+from mirror_pl.images.origin import has_credentials, read_origin
 from mirror_pl.prediction.inputs import Item
 
 
@@ -20,6 +21,7 @@ def prepare_item(
     condition: Condition = AS_IT_IS,
     *,
     with_digest: bool = False,
+    with_origin: bool = False,
 ) -> PreparedPicture:
     """Decode an item and cut its crops, as `prepare` does; whatever goes wrong is the picture's reason.
 
@@ -30,6 +32,7 @@ def prepare_item(
         limits: What it may cost.
         condition: What is done to it; its path names it.
         with_digest: Whether to read its bytes for a hash, too.
+        with_origin: Whether to read what its file says of its own origin, too.
     """
     if item.problem:
         return PreparedPicture(None, status="undecodable", reason=item.problem)
@@ -40,8 +43,10 @@ def prepare_item(
             found = replace(found, reason=f"{found.reason} max_megapixels={limits.max_megapixels:g}")
         if with_digest and found.pixels is not None:
             content = hashlib.sha256(item.source if isinstance(item.source, bytes) else item.source.read_bytes())
-            content.update(item.suffix.encode("utf-8", "surrogateescape"))  # which a recipe goes by
+            content.update(str(item.suffix).encode("utf-8", "surrogateescape"))  # which a recipe goes by
             found = replace(found, digest=content.digest())
+        if with_origin and found.pixels is not None:
+            found = replace(found, origin=read_origin(item.source, credentials=has_credentials()))
         return found
     except Exception as error:  # of memory, say: a row, and never the run
         reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())

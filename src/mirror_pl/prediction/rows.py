@@ -20,14 +20,17 @@ Row: TypeAlias = Mapping[str, Any]
 
 COLUMNS: Final = ("image_path", "pred", "logit", "status", "reason", "crops")
 """Of every row; after them come `ADDED`, and the evidence, a number each, under the detector's names for it."""
-ADDED: Final = ("raw_logit", "verdict")
-"""Of rows of a calibrated detector, the second where it may abstain: ``real``, ``fake`` or ``unsure``."""
+ADDED: Final = ("raw_logit", "verdict", "origin", "origin_detail")
+"""The first two of rows of a calibrated detector, ``verdict`` where it may abstain: ``real``, ``fake`` or ``unsure``; the
+others of ``provenance=true``, what the file says of its own origin."""
 _EXAMPLES: Final = 5
 
 
 def row_of(item: Item, prediction: Prediction) -> dict[str, Any]:
     """Return the row of a picture: ``pred`` is p_fake, ``crops`` the logits of its crops; None where there is no number."""
     added = {"raw_logit": number(prediction.raw_logit), "verdict": prediction.banded}
+    if prediction.origin is not None:
+        added |= {"origin": prediction.origin.says, "origin_detail": storable(prediction.origin.detail)}
     return {
         "image_path": storable(item.path),
         "pred": number(prediction.p_fake),

@@ -61,7 +61,7 @@ def load_backbone(folder: Path) -> Backbone:
     config = read_backbone_folder(folder)
     tensors = read_backbone_weights(folder)
     if problems := missing_layers(tensors, "backbone.layers.", config.depth):
-        raise CheckpointError(f"backbone.path: {folder} misses layers of {config}:{problems[0]}")
+        raise CheckpointError(f"backbone_folder: {folder} misses layers of {config}:{problems[0]}")
     with torch.device("meta"):
         backbone = Backbone(config)
     live = {our_name(f"backbone.{name}"): name for name in backbone.state_dict()}
@@ -70,7 +70,7 @@ def load_backbone(folder: Path) -> Backbone:
     missing, unexpected = shapes.keys() - tensors.keys(), tensors.keys() - shapes.keys()
     for problem, names in (("misses", missing), ("holds the unknown", unexpected), ("has other shapes in", wrong)):
         if names:
-            raise CheckpointError(f"backbone.path: {folder} {problem} {name_list(sorted(names), 4)}; expected {config}")
+            raise CheckpointError(f"backbone_folder: {folder} {problem} {name_list(sorted(names), 4)}; expected {config}")
     backbone.load_state_dict({live[name]: tensor for name, tensor in tensors.items()}, assign=True)
     backbone.restore_constants()
     return backbone.requires_grad_(False).eval()
@@ -88,7 +88,7 @@ def read_backbone_folder(folder: Path) -> BackboneConfig:
     file = folder / CONFIG
     if not file.is_file():
         raise CheckpointError(
-            f"backbone.path: no {CONFIG} in {folder}. Expected a Hugging Face model folder of DINOv2 or DINOv3"
+            f"backbone_folder: no {CONFIG} in {folder}. Expected a Hugging Face model folder of DINOv2 or DINOv3"
         )
     try:
         values = read_json(file)
@@ -96,7 +96,7 @@ def read_backbone_folder(folder: Path) -> BackboneConfig:
             return config_of_timm(file, values, read_backbone_weights(folder))
         values["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"backbone.path: {file} is no Hugging Face model config ({error!r})") from error
+        raise CheckpointError(f"backbone_folder: {file} is no Hugging Face model config ({error!r})") from error
     return config_of_transformers(file, values)
 
 
@@ -131,7 +131,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         for file in _weight_files(folder):
             tensors.update(load_file(folder / file))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
+        raise CheckpointError(f"backbone_folder: the weights in {folder} cannot be read: {error}") from error
     check_weights(tensors, folder)
     return tensors
 
@@ -155,7 +155,7 @@ def backbone_sha256(folder: Path) -> str:
         for name in (CONFIG, *_weight_files(folder)):
             digest.update(f"{name}\0{path_sha256(folder / name)}\n".encode())
     except OSError as error:
-        raise CheckpointError(f"backbone.path: {folder} cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"backbone_folder: {folder} cannot be read: {error.strerror or error}") from error
     if now - newest > RACY_NS:
         _hashed[place] = (state, digest.hexdigest())
     return digest.hexdigest()
@@ -170,14 +170,14 @@ def _weight_files(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file():
         return [WEIGHTS]
     if not (folder / SHARDS).is_file():
-        raise CheckpointError(f"backbone.path: no {WEIGHTS} in {folder}; weights are read from safetensors only")
+        raise CheckpointError(f"backbone_folder: no {WEIGHTS} in {folder}; weights are read from safetensors only")
     try:
         files = sorted(set(read_json(folder / SHARDS)["weight_map"].values()))
         outside = any(Path(file).name != file or not file.endswith(".safetensors") or "\0" in file for file in files)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"backbone.path: the weights in {folder} cannot be read: {error}") from error
+        raise CheckpointError(f"backbone_folder: the weights in {folder} cannot be read: {error}") from error
     if outside:
-        raise CheckpointError(f"backbone.path: {folder / SHARDS} names files outside its folder, or no safetensors")
+        raise CheckpointError(f"backbone_folder: {folder / SHARDS} names files outside its folder, or no safetensors")
     if missing := [file for file in files if not (folder / file).is_file()]:
-        raise CheckpointError(f"backbone.path: no {name_list(missing, 4)} in {folder}, which {SHARDS} names")
+        raise CheckpointError(f"backbone_folder: no {name_list(missing, 4)} in {folder}, which {SHARDS} names")
     return files

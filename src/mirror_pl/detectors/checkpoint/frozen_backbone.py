@@ -33,7 +33,7 @@ def find_backbone(raw: RawCheckpoint, backbone_folder: Path | None, key: str = "
         return None
     folder = recorded.path if backbone_folder is None else backbone_folder
     where = origin(recorded.path) or "FOLDER"
-    remedy = f"Give the Hugging Face folder it was trained with, or a copy of it, as backbone.path={where}"
+    remedy = f"Give the Hugging Face folder it was trained with, or a copy of it, as backbone_folder={where}"
     if not _is_there(folder):
         raise CheckpointError(
             f"{key}: {raw.path} holds no backbone weights, and there is no {CONFIG} in {folder}. Expected the folder "

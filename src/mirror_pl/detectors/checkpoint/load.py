@@ -28,8 +28,8 @@ from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown
 from mirror_pl.files import kept_sha256
+from mirror_pl.hub import local_path
 from mirror_pl.images.spec import PreprocessSpec
-from mirror_pl.locate import miniature_dir
 
 
 def load_mirror(
@@ -43,8 +43,7 @@ def load_mirror(
     dtype: torch.dtype = torch.float32,
 ) -> MirrorDetector:
     """Do what `MirrorDetector.load` says."""
-    if checkpoint == "miniature" and not Path(checkpoint).exists():
-        checkpoint = miniature_dir() / "detector"
+    checkpoint = local_path(checkpoint) if isinstance(checkpoint, str) else checkpoint
     folder = None if backbone_folder is None else Path(backbone_folder)
     tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=folder, memory_path=memory_path)
     if merge:

@@ -50,7 +50,7 @@ def published_config(
         if name is None:
             raise CheckpointError(
                 f"checkpoint: the backbone of {path} is {signature or 'not recognisable'}; give its Hugging Face folder "
-                "as backbone.path=FOLDER, or its name as backbone=NAME"
+                "as backbone_folder=FOLDER, or its name as backbone=NAME"
             )
         backbone = known_backbone(name)
     head = _head(tensors, backbone.width)

@@ -126,7 +126,7 @@ def _read_folder(folder: Path) -> RawCheckpoint:
     if not isinstance(config, dict) or "detector" not in config:
         raise CheckpointError(
             f"{folder / CONFIG_FILE} describes no detector. A Hugging Face backbone folder is given as "
-            "backbone.path=FOLDER, with the detector's file as checkpoint=FILE"
+            "backbone_folder=FOLDER, with the detector's file as checkpoint=FILE"
         )
     if config.get("version") != FORMAT_VERSION:
         raise CheckpointError(

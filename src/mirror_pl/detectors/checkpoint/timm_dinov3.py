@@ -65,24 +65,24 @@ def config_of_timm(file: Path, values: Mapping[str, Any], tensors: Mapping[str, 
     signature = Signature.of_tensors(tensors)
     if match is None or signature is None or signature.family != "dinov3":
         raise CheckpointError(
-            f"backbone.path: {file} describes timm's {shown(name)}; expected a DINOv3 with its weights, such as "
+            f"backbone_folder: {file} describes timm's {shown(name)}; expected a DINOv3 with its weights, such as "
             "vit_huge_plus_patch16_dinov3. A DINOv2 is read from a folder of transformers"
         )
     published = published if isinstance(published, dict) else {}
     for key, expected in (("mean", PreprocessSpec().mean), ("std", PreprocessSpec().std)):
         if published.get(key, list(expected)) != list(expected):
             raise CheckpointError(
-                f"backbone.path: {file} wants pixels normalised with the {key} {shown(published[key])}; the recipe has "
+                f"backbone_folder: {file} wants pixels normalised with the {key} {shown(published[key])}; the recipe has "
                 f"{list(expected)}. Take a model of lvd1689m: one of sat493m is for satellite images"
             )
     heads = arguments.get("num_heads") if isinstance(arguments, dict) else None
     head_width = _HEAD_WIDTH.get(match["size"], 64)
     if heads is None and signature.width % head_width:
         raise CheckpointError(
-            f"backbone.path: {file} does not say how many heads {signature} has; expected model_args: "
+            f"backbone_folder: {file} does not say how many heads {signature} has; expected model_args: "
             f"{{num_heads: ...}}, or a width that is a multiple of {head_width}"
         )
     try:
         return BackboneConfig(**vars(signature), heads=signature.width // head_width if heads is None else heads)
     except ConfigError as error:
-        raise CheckpointError(f"backbone.path: {file} describes no backbone: {error}") from error
+        raise CheckpointError(f"backbone_folder: {file} describes no backbone: {error}") from error
