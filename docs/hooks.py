@@ -19,5 +19,5 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 def _mathml(found: re.Match[str]) -> str:
     if found["block"] is not None:
-        return convert(" ".join(found["block"].split()), display="block")
-    return convert(found["inline"])
+        return f'<div class="formula">{convert(" ".join(found["block"].split()), display="block")}</div>'
+    return f"<span>{convert(found['inline'])}</span>"  # a line that begins with it is no block
