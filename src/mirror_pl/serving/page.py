@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import gradio as gr
 from fastapi import Depends, HTTPException, Request
@@ -91,7 +91,9 @@ footer { display: none !important }
 .answer ol { list-style: decimal; padding-left: 1.4rem } .answer p { margin: .4rem 0 }
 """
 
-File = Mapping[str, Any]
+Titled: TypeAlias = list[tuple[Image.Image, str]]
+"""Pictures with their titles, as a gallery takes them."""
+File: TypeAlias = Mapping[str, Any]
 """An upload as the browser names it; gradio has seen that its ``path`` is one."""
 
 
@@ -180,7 +182,7 @@ def launch(
     """
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
     page.launch(
-        server_name=host,
+        server_name=f"[{host}]" if ":" in host else host,  # as in an address
         server_port=port,
         root_path=root_path,
         max_file_size=int(max_upload_mb * 2**20),
@@ -213,8 +215,8 @@ async def _only_uploads(request: Request) -> None:
 _ADDRESS: Final = re.compile('"path": "https?://')
 
 
-def _one(scorer: Scorer) -> Callable[..., tuple[str, list[tuple[Image.Image, str]] | None, str]]:
-    def answer(file: File | None, *chosen: Any) -> tuple[str, list[tuple[Image.Image, str]] | None, str]:
+def _one(scorer: Scorer) -> Callable[..., tuple[str, Titled | None, str]]:
+    def answer(file: File | None, *chosen: Any) -> tuple[str, Titled | None, str]:
         if file is None:
             return "", None, ""
         policy, seen = _policy_of(scorer, *chosen), list[PreparedPicture]()
@@ -233,9 +235,7 @@ def _one(scorer: Scorer) -> Callable[..., tuple[str, list[tuple[Image.Image, str
     return answer
 
 
-def _batch(
-    scorer: Scorer, folder: Path, max_files: int
-) -> Callable[..., tuple[str, list[list[str]], list[tuple[Image.Image, str]], Any]]:
+def _batch(scorer: Scorer, folder: Path, max_files: int) -> Callable[..., tuple[str, list[list[str]], Titled, Any]]:
     # gradio finds the progress bar of a function by its argument's default.
     def answer(
         files: Sequence[File] | None,
@@ -244,27 +244,23 @@ def _batch(
         of: str,
         fraction: float,
         progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> tuple[str, list[list[str]], list[tuple[Image.Image, str]], Any]:
+    ) -> tuple[str, list[list[str]], Titled, Any]:
         items = [_item_of(file) for file in files or ()]
         if len(items) > max_files:
             raise gr.Error(f"{len(items)} files; at most {max_files} are taken at once (max_files).", print_exception=False)
         found: list[Prediction] = []
-        thumbnails: list[tuple[Image.Image, str]] = []
+        thumbnails: Titled = []
         for item, prediction in scorer.score(items, _policy_of(scorer, crops, aggregate, of, fraction)):
             found.append(prediction)
             progress((len(found), len(items)), unit="pictures")
             if prediction.size is not None:
                 assert isinstance(item.source, ImageSource)
                 small = _small(decode(item.source, scorer.detector.spec.decoder).image, THUMBNAIL_PX)
-                words = (_decision(prediction), "" if prediction.status == "ok" else prediction.status)
-                thumbnails.append((small, f"{item.path}: {', '.join(filter(None, words))}"))
+                words = [word for word in (prediction.verdict, prediction.status) if word not in (None, "ok")]
+                thumbnails.append((small, f"{item.path}: {', '.join(map(str, words))}"))
         names = [item.path for item in items]
-        return (
-            batch_html(scorer, found),
-            table(names, found),
-            thumbnails,
-            gr.update(value=str(_written(folder, names, found)), interactive=True),
-        )
+        saved = gr.update(value=str(_written(folder, names, found)), interactive=True)
+        return batch_html(scorer, found), table(names, found), thumbnails, saved
 
     return answer
 
@@ -296,10 +292,8 @@ def _pictures(scorer: Scorer, image: Image.Image, prepared: PreparedPicture) -> 
         pen.rectangle([box[0] + 1, box[1] + 1, box[2] - 1, box[3] - 1], outline="white", width=2)
     count = len(prepared.plan)
     rest = "the rest was not looked at" if count == 1 else "outlined"
-    yield (
-        shown,
-        f"The picture, {image.width} x {image.height} px, and its {'crop' if count == 1 else f'{count} crops'}; {rest}",
-    )
+    crops = "crop" if count == 1 else f"{count} crops"
+    yield shown, f"The picture, {image.width} x {image.height} px, and its {crops}; {rest}"
     detector = scorer.detector
     if not isinstance(detector, MirrorDetector) or detector.config.memory_bank is None:
         return
@@ -318,9 +312,8 @@ def verdict_html(scorer: Scorer, name: str, prediction: Prediction) -> str:
     """Return the verdict on a picture in words, and p_fake as a bar; or why there is none."""
     title = f'<h2 dir="auto">{escape(name)}</h2>'
     if prediction.p_fake is None or prediction.logit is None:
-        return (
-            f'<div class="answer" role="alert">{title}<p class="word">No score</p><p>{escape(prediction.reason)}</p></div>'
-        )
+        why = f'<p class="word">No score</p><p>{escape(prediction.reason)}</p>'
+        return f'<div class="answer" role="alert">{title}{why}</div>'
     p_fake = f"{prediction.p_fake:.3f}"
     raw = "" if prediction.raw_logit is None else f" (the detector's own: {prediction.raw_logit:+.3f})"
     notes = [_NOT_A_CHANCE[prediction.raw_logit is not None]]
@@ -329,7 +322,7 @@ def verdict_html(scorer: Scorer, name: str, prediction: Prediction) -> str:
     if scorer.miniature:
         notes.append("And the miniature is no detector for the real world.")
     return (
-        f'<div class="answer" role="status">{title}<p class="word">{WORDS[_decision(prediction)]}</p>'
+        f'<div class="answer" role="status">{title}<p class="word">{WORDS[prediction.verdict or ""]}</p>'
         f'<div class="bar" role="img" aria-label="p_fake {p_fake}, from 0, real, to 1, fake">'
         f'<div style="width: {100 * prediction.p_fake:.2f}%"></div></div>'
         '<div class="ends"><span>0 real</span><span>0.5</span><span>1 fake</span></div>'
@@ -371,7 +364,7 @@ def batch_html(scorer: Scorer, found: Sequence[Prediction]) -> str:
 def table(names: Sequence[str], found: Sequence[Prediction]) -> list[list[str]]:
     """Return the rows of a batch, with `COLUMNS`."""
     return [
-        [name, "" if one.p_fake is None else f"{one.p_fake:.4f}", _decision(one), one.status, one.reason]
+        [name, "" if one.p_fake is None else f"{one.p_fake:.4f}", one.verdict or "", one.status, one.reason]
         for name, one in zip(names, found, strict=True)
     ]
 
@@ -380,11 +373,6 @@ def _written(folder: Path, names: Sequence[str], found: Sequence[Prediction]) ->
     """Write the rows of a batch, scores in full, where gradio removes files with time."""
     path = Path(tempfile.mkdtemp(dir=folder)) / "mirror_pl.csv"
     with path.open("w", encoding="utf-8", newline="") as file:
-        cells = ((name, one.p_fake, _decision(one), one.status, one.reason) for name, one in zip(names, found, strict=True))
+        cells = ((name, one.p_fake, one.verdict, one.status, one.reason) for name, one in zip(names, found, strict=True))
         write_csv(file, [COLUMNS, *cells], end="\r\n")
     return path
-
-
-def _decision(prediction: Prediction) -> str:
-    """Return ``fake``, ``real`` or ``unsure``; nothing without a score."""
-    return prediction.verdict or ""
