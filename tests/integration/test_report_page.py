@@ -90,7 +90,7 @@ def test_names_from_outside_are_inert(hostile: Path) -> None:
         assert name in page.text
     markdown, tex = Path("out/report.md").read_text(), Path("out/report.tex").read_text()
     assert "<" not in markdown.replace("<0.0001", "")
-    assert all(line.startswith(("%", "\\", "mirror", "Benchmark", "Mean", "all images", "<")) for line in tex.splitlines())
+    assert all(line.startswith(("%", "\\", "mirror", "Benchmark", "Mean", "All images", "<")) for line in tex.splitlines())
 
 
 def test_the_page_needs_nothing_but_itself(tmp_path: Path) -> None:

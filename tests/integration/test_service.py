@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -30,7 +31,7 @@ from mirror_pl.serving.scoring import Scorer
 pytest.importorskip("fastapi", reason="needs mirror_pl[serve]")
 from fastapi.testclient import TestClient
 
-from mirror_pl.serving.service import Metrics, ServiceLimits, build_service
+from mirror_pl.serving.service import Batcher, Metrics, ServiceLimits, build_service
 
 PATHS = [SMALL.data_root / row["path"] for row in SMALL.rows() if row["path"].endswith((".png", ".jpg"))][:8]
 PNG = next(path for path in PATHS if path.suffix == ".png")
@@ -109,6 +110,20 @@ def test_what_comes_together_is_scored_together(client: TestClient, scorer: Watc
     assert sum(scorer.batches) == 8
     assert len(scorer.batches) < 8
     assert [reply.json()["logit"] for reply in replies] == pytest.approx([one.logit for one in alone], abs=1e-4)
+
+
+def test_a_stop_that_comes_with_work_ends_the_thread(scorer: Watched) -> None:
+    scorer.gate.clear()
+    batcher = Batcher(scorer, 8)
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(asyncio.run, batcher.score([Item(PNG.read_bytes(), "a.png", ".png")]))
+        _wait(lambda: not batcher._queue.empty())
+        batcher.stop()
+        batcher.start()
+        scorer.gate.set()
+        (found,) = answer.result(30)
+    assert found.status == "ok"
+    _wait(lambda: not batcher.ready)
 
 
 def _wait(ready: Any) -> None:

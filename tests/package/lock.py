@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """\
-# What mirror_pl without extras needs under Python {python} on {system}, each with the hash of the one file that is
+# What mirror_pl[app,serve,provenance] needs under Python {python} on {system}, each with the hash of the one file that is
 # installed; written by `make lock`, and installed, before mirror_pl itself with --no-deps, by
 #   python -m pip install --require-hashes --extra-index-url https://download.pytorch.org/whl/cpu -r constraints-release.txt
 # Another Python or system takes other files. So does torch for a GPU: each build of it is a file of its own, and that for the
@@ -33,7 +33,7 @@ def main() -> None:
         "-",
         "--constraint",
         "constraints.txt",
-        ".",
+        ".[app,serve,provenance]",
     ]
     done = subprocess.run(
         [sys.executable, "-m", "pip", *command, *sys.argv[1:]], cwd=ROOT, check=True, stdout=subprocess.PIPE

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from mirror_pl.reports.leaderboard import EVERYTHING, GROUPS, Benchmark, Leaderboard, by_number
-from mirror_pl.reports.leaderboard_text import CALIBRATED, calibrated_rows
-from mirror_pl.reports.number_format import NAMES, bracket, figure, level_name, p_value, percent, signed, with_interval
-from mirror_pl.reports.report_notes import PARTIAL
-from mirror_pl.scores.bootstrap import Estimate
+from mirror_pl.reports.leaderboard import Benchmark, Leaderboard, by_number
+from mirror_pl.reports.leaderboard_text import CALIBRATED, Cell, calibrated_rows, headline
+from mirror_pl.reports.number_format import NAMES, figure, level_name, p_value, percent, signed
 
 
 def markdown(board: Leaderboard) -> str:
     """Return the report as Markdown: the table, thresholds, published numbers, pairs of detectors, and notes."""
     lines = [f"# Balanced accuracy in %, with {level_name(board.level)} intervals", ""]
     body = []
-    for group, benchmarks in board.groups().items():
-        body.append([f"*{_md(GROUPS.get(group, group))}*", *[""] * len(board.labels)])
-        body += [[_md(b.title), *(_md_cell(board, b, label) for label in board.labels)] for b in benchmarks]
-        body += _mean_rows(board, group, lambda text: f"**{text}**")
-    body += _mean_rows(board, EVERYTHING, lambda text: f"**{text}**")
+    for line in headline(board):
+        around = {"group": "*", "mean": "**"}.get(line.kind, "")
+        cells = map(_md_cell, line.cells) if line.cells else [""] * len(board.labels)
+        body.append([f"{around}{_md(line.title)}{around}", *cells])
     body += [[f"{_md(run.title)}: incomplete, {_md(run.folder)}", *[""] * len(board.labels)] for run in board.incomplete]
     lines += _md_table(["Benchmark", *map(_md, board.labels)], body)
     lines += [*_threshold_lines(board), *_published_lines(board), *_calibration_lines(board), *_pair_lines(board)]
@@ -77,58 +74,26 @@ def latex(board: Leaderboard) -> str:
     lines += [f"\\begin{{tabular}}{{l{'r' * len(board.labels)}}}", "\\toprule"]
     lines += [" & ".join(["Benchmark", *map(_tex, board.labels)]) + r" \\"]
     width = len(board.labels) + 1
-    for group, benchmarks in board.groups().items():
-        lines += ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_tex(GROUPS.get(group, group))}}}}} \\\\"]
-        lines += [
-            " & ".join([_tex(b.title), *(_tex_cell(board, b, label) for label in board.labels)]) + r" \\" for b in benchmarks
-        ]
-        lines += [" & ".join(_tex_mean(row)) + r" \\" for row in _mean_rows(board, group, str)]
-    everything = _mean_rows(board, EVERYTHING, str)
-    lines += ["\\midrule", *(" & ".join(_tex_mean(row)) + r" \\" for row in everything)] if everything else []
+    for line in headline(board):
+        lines += ["\\midrule"] if line.begins else []
+        title = _tex(line.title) if line.cells else f"\\multicolumn{{{width}}}{{l}}{{\\emph{{{_tex(line.title)}}}}}"
+        lines.append(" & ".join([title, *map(_tex_cell, line.cells)]) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
-def _mean_rows(board: Leaderboard, group: str, strong: Callable[[str], str]) -> list[list[str]]:
-    """Return two rows, the mean over a group's benchmarks and that over their images; none where there is no mean."""
-    benchmarks = board.means().get(group)
-    if benchmarks is None:
-        return []
-    means = [board.group_mean(label, benchmarks) for label in board.labels]
-    over = "all benchmarks" if group == EVERYTHING else "these benchmarks"
-    marks = [PARTIAL if mean.is_partial else "" for mean in means]
-    return [
-        [strong(f"Mean over {over}"), *(with_interval(m.mean) + mark for m, mark in zip(means, marks, strict=True))],
-        ["all images together", *(with_interval(m.pooled) + mark for m, mark in zip(means, marks, strict=True))],
-    ]
-
-
-def _md_cell(board: Leaderboard, benchmark: Benchmark, label: str) -> str:
-    result = board.results.get((benchmark.name, label))
-    if result is None:
+def _md_cell(cell: Cell | None) -> str:
+    if cell is None:
         return ""
-    value = percent(result.headline.value)
-    value = f"**{value}**" if board.best(benchmark.name) == label else value
-    return f"{value}{PARTIAL if result.is_partial else ''} {bracket(result.headline)}".rstrip()
+    value = f"**{cell.value}**" if cell.is_best else cell.value
+    return f"{value}{cell.mark} {cell.interval}".rstrip()
 
 
-def _tex_cell(board: Leaderboard, benchmark: Benchmark, label: str) -> str:
-    result = board.results.get((benchmark.name, label))
-    if result is None:
+def _tex_cell(cell: Cell | None) -> str:
+    if cell is None or cell.value == "-":
         return "--"
-    return _tex_estimate(result.headline, result.is_partial, board.best(benchmark.name) == label)
-
-
-def _tex_estimate(estimate: Estimate, partial: bool, best: bool) -> str:
-    value = "--" if estimate.value is None else percent(estimate.value)
-    value = f"\\textbf{{{value}}}" if best else value
-    value += _DAGGER if partial else ""
-    interval = bracket(estimate)
-    return f"{value} {{\\scriptsize {interval}}}" if interval else value
-
-
-def _tex_mean(row: Sequence[str]) -> list[str]:
-    cells = [cell.replace(PARTIAL, _DAGGER).replace(" [", " {\\scriptsize [").replace("]", "]}") for cell in row[1:]]
-    return [row[0], *cells]
+    value = f"\\textbf{{{cell.value}}}" if cell.is_best else cell.value
+    interval = f" {{\\scriptsize {cell.interval}}}" if cell.interval else ""
+    return f"{value}{_DAGGER if cell.mark else ''}{interval}"
 
 
 def _at(board: Leaderboard, benchmark: Benchmark, label: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from rich.box import SIMPLE_HEAD
@@ -15,7 +15,6 @@ from mirror_pl.reports.console import print_plain
 from mirror_pl.reports.leaderboard import (
     EVERYTHING,
     GROUPS,
-    Benchmark,
     GroupMean,
     Leaderboard,
     Result,
@@ -33,16 +32,24 @@ def print_leaderboard(board: Leaderboard, console: Console) -> None:
     """Print the headline table, the published differences, the pairs of detectors, and all notes."""
     title = f"Balanced accuracy in %, {level_name(board.level)} intervals"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("Benchmark", overflow="fold")
-    for label in board.labels:
-        table.add_column(Text(printable(label)), justify="right", overflow="fold")
-    for group, benchmarks in board.groups().items():
-        table.add_row(Text(GROUPS.get(group, group), style="italic"))
-        for benchmark in benchmarks:
-            table.add_row(Text(f"  {benchmark.title}"), *(_cell(board, benchmark, label) for label in board.labels))
-        _add_means(table, board, group)
-        table.add_section()
-    _add_means(table, board, EVERYTHING)
+    lines = headline(board)
+    shown = [line for line in lines if line.cells]
+    if len(board.labels) > len(shown):  # a row per detector: more columns than rows would be narrow
+        table.add_column("Detector", overflow="fold")
+        for line in shown:
+            table.add_column(Text(line.title), justify="right", overflow="fold")
+        for label, cells in zip(board.labels, zip(*(line.cells for line in shown), strict=True), strict=True):
+            table.add_row(Text(printable(label)), *(_text_of(cell, " ") for cell in cells))
+    else:
+        table.add_column("Benchmark", overflow="fold")
+        for label in board.labels:
+            table.add_column(Text(printable(label)), justify="right", overflow="fold")
+        gap = " " if len(board.labels) < 3 else "\n"  # of more, lines would get too long
+        for line in lines:
+            if line.begins:
+                table.add_section()
+            name = Text(f"  {line.title}") if line.cells else Text(line.title, style="italic")
+            table.add_row(name, *(_text_of(cell, gap) for cell in line.cells), style="bold" if line.kind == "mean" else None)
     for run in board.incomplete:
         table.add_row(Text(f"  {run.title}"), Text("incomplete"))
     console.print(table)
@@ -92,34 +99,62 @@ def _listed(values: Mapping[str, float | None]) -> str:
     return ", ".join(f"{NAMES[name]} {figure(value, name)}" for name, value in values.items())
 
 
-def _cell(board: Leaderboard, benchmark: Benchmark, label: str) -> Text:
-    result = board.results.get((benchmark.name, label))
-    if result is None:
+@dataclass(frozen=True)
+class Cell:
+    """A figure of the headline table, written, with its mark, its interval, and that at the fitted threshold."""
+
+    value: str
+    mark: str
+    interval: str
+    is_best: bool = False
+    at_threshold: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the headline table: "benchmark", "mean", "pooled", or the title of a "group", which has no cells.
+
+    Cells are one per detector, None where it was not run. A line that `begins` has a rule above it.
+    """
+
+    kind: str
+    title: str
+    cells: tuple[Cell | None, ...] = ()
+    begins: bool = False
+
+
+def headline(board: Leaderboard) -> list[Line]:
+    """Return the rows of the headline table, as console, Markdown and LaTeX show it."""
+
+    def cell(estimate: Estimate, partial: bool) -> Cell:
+        return Cell(percent(estimate.value), PARTIAL if partial else "", bracket(estimate))
+
+    def cell_of(result: Result | None) -> Cell | None:
+        if result is None:
+            return None
+        at_threshold = "" if result.at_threshold is None else percent(result.at_threshold)
+        is_best = board.best(result.benchmark) == result.detector
+        return replace(cell(result.headline, result.is_partial), is_best=is_best, at_threshold=at_threshold)
+
+    lines = []
+    for group, benchmarks in [*board.groups().items(), (EVERYTHING, [])]:
+        lines += [Line("group", GROUPS.get(group, group), begins=True)] if benchmarks else []
+        for benchmark in benchmarks:
+            results = (board.results.get((benchmark.name, label)) for label in board.labels)
+            lines.append(Line("benchmark", benchmark.title, tuple(map(cell_of, results))))
+        if (over := board.means().get(group)) is not None:
+            means = [board.group_mean(label, over) for label in board.labels]
+            title = f"Mean over {'these' if benchmarks else 'all'} benchmarks"
+            lines.append(Line("mean", title, tuple(cell(m.mean, m.is_partial) for m in means), begins=not benchmarks))
+            lines.append(Line("pooled", "All images together", tuple(cell(m.pooled, m.is_partial) for m in means)))
+    return lines
+
+
+def _text_of(cell: Cell | None, gap: str) -> Text:
+    if cell is None:
         return Text("")
-    style = "bold" if board.best(benchmark.name) == label else ""
-    mark = PARTIAL if result.is_partial else ""
-    text = Text.assemble((f"{percent(result.headline.value)}{mark}", style), _gap(board), bracket(result.headline))
-    if board.threshold_from and result.at_threshold is not None:
-        text.append(f"\nat threshold {percent(result.at_threshold)}")
-    return text
-
-
-def _add_means(table: Table, board: Leaderboard, group: str) -> None:
-    benchmarks = board.means().get(group)
-    if benchmarks is None:
-        return
-    means = [board.group_mean(label, benchmarks) for label in board.labels]
-    marks = [PARTIAL if mean.is_partial else "" for mean in means]
-    gap = _gap(board)
-    cells = [f"{percent(m.mean.value)}{k}{gap}{bracket(m.mean)}".rstrip() for m, k in zip(means, marks, strict=True)]
-    pooled = [f"{percent(m.pooled.value)}{k}{gap}{bracket(m.pooled)}".rstrip() for m, k in zip(means, marks, strict=True)]
-    table.add_row("MEAN" if group == EVERYTHING else "  mean", *map(Text, cells), style="bold")
-    table.add_row("POOLED" if group == EVERYTHING else "  pooled", *map(Text, pooled))
-
-
-def _gap(board: Leaderboard) -> str:
-    """Return what stands between a figure and its interval: of more than two detectors, lines would get too long."""
-    return " " if len(board.labels) < 3 else "\n"
+    text = Text.assemble((f"{cell.value}{cell.mark}", "bold" if cell.is_best else ""), gap, cell.interval)
+    return text.append(f"\nat threshold {cell.at_threshold}") if cell.at_threshold else text
 
 
 SCHEMA_VERSION: Final = 1

@@ -231,8 +231,8 @@ def _drawn(picture: Image.Image, layers: Sequence[MapLayer], colours: ColourRang
 
 _PAPER, _INK, _SOFT = "#ffffff", "#1c2126", "#5d6770"
 _GAP, _MARGIN, _LEAST_LEGEND_PX = 12, 12, 360
-_LINE_PX, _TITLE_PX, _TEXT_PX = 19, 17, 14
-_LETTER_PX = 0.56
+_LINE_PX, _TITLE_PX, _TEXT_PX = 18, 15, 13
+_LETTER_PX = 0.55
 """Width of a letter over its size, in the mean."""
 
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from queue import Empty, SimpleQueue
@@ -140,13 +140,16 @@ class Batcher:
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     def _work(self) -> None:
-        while (first := self._queue.get()) is not None:
+        going_on = True
+        while going_on and (first := self._queue.get()) is not None:
             batch = [first]
-            try:
-                while len(batch) < self._scorer.at_once and (another := self._queue.get_nowait()) is not None:
-                    batch.append(another)
-            except Empty:
-                pass
+            with suppress(Empty):
+                while going_on and len(batch) < self._scorer.at_once:
+                    another = self._queue.get_nowait()
+                    if another is None:
+                        going_on = False
+                    else:
+                        batch.append(another)
             self._answer([(item, future) for item, future in batch if future.set_running_or_notify_cancel()])
 
     def _answer(self, batch: Sequence[tuple[Item, Future[Prediction]]]) -> None:
