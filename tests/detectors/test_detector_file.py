@@ -110,7 +110,7 @@ def test_a_folder_that_moved(partial: Path, folder: Path, golden: GoldenSet, gol
     assert f"checkpoint: {partial} holds no backbone weights" in message
     assert f"there is no config.json in {folder}" in message
     assert f"with sha256 {backbone_sha256(moved)}" in message
-    assert "backbone.path=FOLDER" in message
+    assert "backbone_folder=FOLDER" in message
     again = load_detector(partial, merge=False, backbone_folder=moved)
     assert torch.equal(logits(again, golden), logits(golden_detector, golden))
     assert backbone_source(partial, moved) == BackboneSource(moved, backbone_sha256(moved))
@@ -136,7 +136,7 @@ def test_another_backbone_is_refused(partial: Path, folder: Path, given: bool) -
     message = error_of(partial, backbone_folder=other if given else None)
     assert f"the backbone in {other} is another one than {partial} was trained with" in message
     assert f"expected sha256 {expected} (then in {folder}), got {backbone_sha256(other)}" in message
-    assert "backbone.path=FOLDER" in message
+    assert "backbone_folder=FOLDER" in message
 
 
 def test_a_named_architecture_must_agree(tmp_path: Path, small_detector: MirrorDetector) -> None:
