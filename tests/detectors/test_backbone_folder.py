@@ -72,7 +72,7 @@ def test_what_does_not_fit_is_named(folder: Path, change: object, message: str) 
     tensors = load_file(folder / "model.safetensors")
     change(tensors)  # type: ignore[operator]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=f"backbone.path: .* {message}"):
+    with pytest.raises(CheckpointError, match=f"backbone_folder: .* {message}"):
         load_backbone(folder)
 
 

@@ -234,7 +234,7 @@ def test_an_unknown_architecture_asks_for_its_folder(tmp_path: Path) -> None:
     model["backbone.dino.embeddings.patch_embeddings.weight"] = torch.zeros(48, 3, 16, 16)
     message = error_of(save(tmp_path / "x.pth", {"model": model}))
     assert "no backbone known by name (dinov3, width 48" in message
-    assert "backbone.path=FOLDER" in message
+    assert "backbone_folder=FOLDER" in message
 
 
 class Bomb:
@@ -273,7 +273,7 @@ def test_files_that_are_no_checkpoints(tmp_path: Path) -> None:
     assert "is not a detector's checkpoint" in error_of(save(tmp_path / "other.pth", {"epoch": 1, "loss": 0.5}))
     assert "holds no MIRROR" in error_of(save(tmp_path / "resnet.pth", {"conv1.weight": torch.zeros(3)}))
     assert "Phase-1 memory bank" in error_of(SMALL.memory_path)
-    assert "backbone.path=FOLDER" in error_of(SMALL.backbone_path)
+    assert "backbone_folder=FOLDER" in error_of(SMALL.backbone_path)
     (tmp_path / "nothing").mkdir()
     assert "no config.json" in error_of(tmp_path / "nothing")
 

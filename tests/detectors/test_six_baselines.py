@@ -16,6 +16,7 @@ from baseline_set import changed, logits_of, saved
 from detector_files import save_checkpoint
 from golden_set import HERE, SMALL
 from PIL import Image
+from PIL import __version__ as pillow
 from safetensors.torch import load_file, save_file
 
 from mirror_pl import load_detector
@@ -29,6 +30,8 @@ from mirror_pl.jobs import eval as evaluation
 from mirror_pl.jobs import predict as predicting
 
 FOLDER = HERE / "baselines"
+
+BY_COLUMNS = int(pillow.partition(".")[0]) >= 13
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,15 @@ class Case:
 
     def paths(self) -> list[Path]:
         return [SMALL.data_root / row["path"] for row in self.rows()]
+
+    def tolerances(self) -> torch.Tensor:
+        """How near each score is to be.
+
+        The files are of Pillow 13, which squashes some pictures that are higher than wide by columns first; before, rows were
+        always first. A tenth of the pixels then differ by one, and NPR looks at nothing but differences of pixels.
+        """
+        moved = [self.detector == "npr" and not BY_COLUMNS and np.less(*Image.open(path).size) for path in self.paths()]
+        return torch.where(torch.tensor(moved), 0.2, self.tolerance)
 
     def arguments(self) -> list[str]:
         given = [f"detector={self.detector}", f"checkpoint={self.folder / self.file}"]
@@ -106,7 +118,7 @@ def test_golden_scores_batched_and_one_by_one(case: Case, detector: Baseline) ->
     assert len(paths) == 37
     for found in (logits_of(detector, paths), torch.cat([logits_of(detector, [path]) for path in paths])):
         assert torch.equal(found > 0, golden > 0)
-        assert float((found - golden).abs().max()) <= case.tolerance
+        assert bool(((found - golden).abs() <= case.tolerances()).all())
 
 
 @torch.inference_mode()
@@ -114,7 +126,10 @@ def test_intermediates(case: Case, detector: Baseline) -> None:
     with np.load(case.golden / "intermediates.npz") as archive:
         golden = dict(archive)
     assert [str(path) for path in golden["path"]] == [row["path"] for row in case.rows()]
-    prepared = [prepare(path, detector.spec).pixels for path in case.paths()]
+    exact = (case.tolerances() == case.tolerance).numpy()
+    assert exact.sum() >= 15
+    golden = {name: values[exact] for name, values in golden.items()}
+    prepared = [prepare(path, detector.spec).pixels for path, wanted in zip(case.paths(), exact, strict=True) if wanted]
     pixels = torch.from_numpy(np.concatenate(prepared)).permute(0, 3, 1, 2)
     normalised = detector.normalise(pixels.float() / 255)
     np.testing.assert_allclose(normalised.mean(dim=(2, 3)), golden[f"input_mean{case.suffix}"], atol=2e-6)
@@ -134,6 +149,7 @@ def test_intermediates(case: Case, detector: Baseline) -> None:
 
 def test_eval_and_predict_give_the_golden_scores(case: Case, tmp_path: Path) -> None:
     golden = {row["path"]: float(row["logit"]) for row in case.rows()}
+    near = dict(zip(golden, case.tolerances().tolist(), strict=True))
     Path("list.txt").write_text("\n".join(map(str, case.paths())))
     more = ["input=[list.txt]", "output=out.csv", "device=cpu", "num_workers=0"]
     predicting.run(compose("predict", [*case.arguments(), *more]))
@@ -141,7 +157,7 @@ def test_eval_and_predict_give_the_golden_scores(case: Case, tmp_path: Path) -> 
         found = {row["image_path"]: float(row["logit"]) for row in csv.DictReader(file)}
     assert len(found) == 37
     for path, logit in golden.items():
-        assert found[str(SMALL.data_root / path)] == pytest.approx(logit, abs=case.tolerance)
+        assert found[str(SMALL.data_root / path)] == pytest.approx(logit, abs=near[path])
 
     import pyarrow.parquet as pq
 
@@ -155,7 +171,7 @@ def test_eval_and_predict_give_the_golden_scores(case: Case, tmp_path: Path) -> 
         scored |= dict(zip(table["path"].to_pylist(), table["logit"].to_pylist(), strict=True))
     assert len(scored) == 37
     for path, logit in scored.items():
-        assert logit == pytest.approx(golden[path], abs=case.tolerance), path
+        assert logit == pytest.approx(golden[path], abs=near[path]), path
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed"])

@@ -126,7 +126,7 @@ def test_the_list_of_commands() -> None:
     done = start("mirror_pl")
     assert done.returncode == 0
     for command in ("eval", "convert"):
-        assert f"python -m mirror_pl.{command}" in done.stdout
+        assert f"  {command} " in done.stdout
         shown = start(f"mirror_pl.{command}", "--help")
         assert shown.returncode == 0
         assert "backbone" in shown.stdout

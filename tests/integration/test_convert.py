@@ -58,7 +58,7 @@ def test_what_training_wrote_is_evaluated(best: Path, folder: Path, tmp_path: Pa
         facts = json.loads((tmp_path / run / "run.json").read_text())
         assert facts["backbone"] == {"path": str(place), "sha256": backbone_sha256(moved)}
         assert facts["checkpoint"] == {"path": str(best), "sha256": path_sha256(best)}
-    with pytest.raises(CheckpointError, match=r"checkpoint: .*best\.ckpt holds no backbone weights.*backbone\.path=FOLDER"):
+    with pytest.raises(CheckpointError, match=r"checkpoint: .*best\.ckpt holds no backbone weights.*backbone_folder=FOLDER"):
         evaluate(best, tmp_path / "lost")
     assert not (tmp_path / "lost" / "run.json").exists()
 

@@ -63,6 +63,7 @@ def test_the_public_names_are_all_there_is() -> None:
         "MemoryBankModule",
         "TrainingDataModule",
         "__version__",
+        "explain",
         "load_detector",
     ]
     assert sorted(dir(mirror_pl)) == sorted(names) == sorted(mirror_pl.__all__)

@@ -216,7 +216,7 @@ def test_self_contained_files_need_no_folder(bank: Path, tmp_path: Path) -> None
     expected = load_detector(leaning / "last.ckpt", merge=False)(SMALL.pixels()[:3]).logit
     shutil.rmtree(backbone)
     assert torch.equal(load_detector(alone / "last.ckpt", merge=False)(SMALL.pixels()[:3]).logit, expected)
-    with pytest.raises(CheckpointError, match=r"backbone\.path=FOLDER"):
+    with pytest.raises(CheckpointError, match=r"backbone_folder=FOLDER"):
         load_detector(leaning / "last.ckpt")
 
 
