@@ -18,7 +18,7 @@ from golden_set import SMALL
 
 from mirror_pl.jobs.local_processes import _dead, _wait_for_dead
 from mirror_pl.locate import miniature_dir
-from mirror_pl.stopping import SIGNALS
+from mirror_pl.stopping import SIGNALS, Stopped, raise_if_stopped
 
 MINIATURE = miniature_dir() / "test"
 EVAL = ["mirror_pl.eval", "output_dir=run", "batch_size=4", "trainer.accelerator=cpu", "num_workers=0", "save_every_s=1000"]
@@ -104,6 +104,23 @@ def test_twice_in_a_row() -> None:
     process.send_signal(signal.SIGINT)
     errors, _ = stop_when(process, lambda: True, signal.SIGINT)
     assert errors.strip() == "stopped by SIGINT"
+
+
+def test_a_stop_is_found_in_what_a_library_made_of_it() -> None:
+    def composed() -> None:
+        try:
+            try:
+                raise Stopped(signal.SIGTERM)
+            except Stopped as stopped:
+                raise KeyError("resolver") from stopped
+        except KeyError:
+            raise ValueError("composition")  # noqa: B904  # as a context, not as a cause
+
+    with pytest.raises(ValueError, match="composition") as error:
+        composed()
+    with pytest.raises(Stopped):
+        raise_if_stopped(error.value)
+    raise_if_stopped(ValueError("another"))
 
 
 def test_the_first_line_comes_within_a_second() -> None:

@@ -49,6 +49,15 @@ class Stopped(BaseException):
         return 128 + self.number
 
 
+def raise_if_stopped(error: BaseException) -> None:
+    """Raise the `Stopped` that an error was made of, by a library that makes its own of whatever comes."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, Stopped):
+            raise seen
+        seen = seen.__cause__ or seen.__context__
+
+
 @contextmanager
 def stopped_by_signals(command: str, *, quietly: bool = False) -> Iterator[None]:
     """While the block runs, have the signals of `SIGNALS` raise `Stopped` in the main thread; a second one ends the process.

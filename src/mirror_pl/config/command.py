@@ -35,7 +35,7 @@ from mirror_pl.errors import (
     nearest,
 )
 from mirror_pl.locate import config_dir, miniature_dir, registered_detectors
-from mirror_pl.stopping import go_on_with
+from mirror_pl.stopping import go_on_with, raise_if_stopped
 from mirror_pl.texts import printable
 
 HYDRA_VERSION = "1.3"
@@ -102,6 +102,7 @@ def run_command(config_name: str, main: Callable[[DictConfig], None], *, inputs:
     try:
         hydra.main(version_base=HYDRA_VERSION, config_path=str(config_dir()), config_name=config_name)(run_one)()
     except HydraException as error:
+        raise_if_stopped(error)  # while a config was composed
         raise SystemExit(_report(_in_our_words(error, config_name, sys.argv[1:]))) from error
     if failures():
         print(f"error: {len(failures())} of the sweep's jobs failed or had no data:", file=sys.stderr)
