@@ -31,6 +31,7 @@ def start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
     )
 
 
+@pytest.mark.slow
 def test_the_default_runs_anywhere_and_says_what_it_is() -> None:
     done = start("mirror_pl.eval")
     assert done.returncode == 0, done.stderr

@@ -127,10 +127,12 @@ def test_a_suite_is_all_of_its_runs_in_one(whole: Path, tmp_path: Path) -> None:
     assert [one.name for one in result.scores.conditions] == CONDITIONS
 
 
+@pytest.mark.slow
 def test_workers_move_nothing(whole: Path, tmp_path: Path) -> None:
     assert results_of(run_suite(tmp_path / "out", "num_workers=2")) == results_of(whole)
 
 
+@pytest.mark.slow
 def test_kept_crops_move_nothing(whole: Path, tmp_path: Path) -> None:
     for name in ("filled", "read"):
         assert results_of(run_suite(tmp_path / name, f"cache_dir={tmp_path / 'cache'}")) == results_of(whole), name
