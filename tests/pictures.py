@@ -7,6 +7,8 @@ make pictures ARGS='report_desktop gallery'    some
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -104,6 +106,28 @@ def robustness(runs: Runs) -> None:
     shoot(runs.suite() / "robustness.html", "robustness", 1280, 1150)
 
 
+def app(runs: Runs) -> None:
+    photograph = miniature_dir() / "photographs/coffee.jpg"
+    command = [sys.executable, "-m", "mirror_pl.app", "port=0"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as served:
+        assert served.stdout is not None
+        address = next(found[0] for line in served.stdout if (found := re.search(r"http://\S+/", line)))
+        with TemporaryDirectory() as folder, browser(Path(folder)) as chromium:
+            chromium.command("Emulation.setScrollbarsHidden", hidden=True)
+            chromium.size(960, 1000)
+            chromium.open(address)
+            chromium.wait(lambda: chromium.run("return document.querySelector('#picture input[type=file]')"), "the field")
+            chromium.upload("#picture input[type=file]", photograph)
+            chromium.wait_for(photograph.name, "#verdict h2")
+            loaded = "return [...document.querySelectorAll('#shown img')].filter(one => one.naturalWidth).length"
+            chromium.wait(lambda: chromium.run(loaded) == 4, "the picture and its maps")
+            shot = Path(folder, "shot.png")
+            chromium.picture(shot)
+            save(Image.open(shot), "app")
+        served.terminate()
+
+
 def maps_crops(runs: Runs) -> None:
     picture = Image.open(miniature_dir() / "photographs/chelsea.jpg").convert("RGB")
     maps = load_detector("miniature").maps(picture, policy=CropPolicy("grid5x5"))
@@ -121,7 +145,8 @@ def maps_planted(runs: Runs) -> None:
 
 
 DRAWN: dict[str, Callable[[Runs], None]] = {
-    function.__name__: function for function in (report_desktop, report_phone, gallery, robustness, maps_crops, maps_planted)
+    function.__name__: function
+    for function in (report_desktop, report_phone, gallery, robustness, app, maps_crops, maps_planted)
 }
 
 
