@@ -37,7 +37,7 @@ def take_paths(arguments: Sequence[str], setting: str, is_setting: Callable[[str
     _taken[:], rest = arguments[:count], list(arguments[count:])
     late = [argument for argument in rest if "=" not in argument and not argument.startswith("-")]
     if late and not any(argument in _TAKE_A_VALUE for argument in rest):
-        raise ConfigError(f"{late[0]}: paths come before the first key=value; or give {setting}=[...]")
+        raise ConfigError(f"{late[0]}: paths come before the first key=value or option; or give {setting}=[...]")
     if _taken and any(argument.startswith(f"{setting}=") for argument in rest):
         raise ConfigError(f"{setting}: given as paths and as {setting}=; give one of the two")
     return rest
