@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import os
@@ -30,7 +31,7 @@ from mirror_pl.serving.scoring import Scorer
 pytest.importorskip("fastapi", reason="needs mirror_pl[serve]")
 from fastapi.testclient import TestClient
 
-from mirror_pl.serving.service import Metrics, ServiceLimits, build_service
+from mirror_pl.serving.service import Batcher, Metrics, ServiceLimits, build_service
 
 PATHS = [SMALL.data_root / row["path"] for row in SMALL.rows() if row["path"].endswith((".png", ".jpg"))][:8]
 PNG = next(path for path in PATHS if path.suffix == ".png")
@@ -111,6 +112,20 @@ def test_what_comes_together_is_scored_together(client: TestClient, scorer: Watc
     assert [reply.json()["logit"] for reply in replies] == pytest.approx([one.logit for one in alone], abs=1e-4)
 
 
+def test_what_waits_is_scored_before_the_end(scorer: Watched) -> None:
+    batcher = Batcher(scorer, 8)
+
+    async def answers() -> list[Prediction]:
+        asked = asyncio.ensure_future(batcher.score([Item(PNG.read_bytes(), PNG.name, ".png")]))
+        await asyncio.sleep(0)
+        batcher.stop()
+        batcher.start()
+        return await asked
+
+    assert [one.status for one in asyncio.run(answers())] == ["ok"]
+    _wait(lambda: not batcher.ready)
+
+
 def _wait(ready: Any) -> None:
     for _ in range(600):
         if ready():
@@ -130,6 +145,9 @@ def test_what_is_refused(client: TestClient) -> None:
         assert reason in reply.json()["reason"]
         assert reply.json()["p_fake"] is None
     assert client.post("/predict", content=bytes(2**19 + 1)).status_code == 413
+    for sent in ({"json": ["a"]}, {"content": PNG.read_bytes()}, {"data": {"a": "b"}}):
+        reply = client.post("/predict/files", **sent)
+        assert (reply.status_code, "multipart/form-data" in reply.json()["detail"]) == (415, True)
     assert client.get("/metrics").text.count("mirror_pl_waiting 0") == 1, "places are given back"
 
 
