@@ -52,7 +52,7 @@ tables: install  ## make the tables of links and of hardware in docs/, checkpoin
 	$(BIN)/python docs/tables.py
 
 docs: install  ## build the documentation into site/, with every link checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # not --quiet: it hides warnings, and then they do not count
 	@echo "site/index.html"
 
 lock: install  ## write constraints-release.txt anew; ARGS='--extra-index-url ...' where torch for the CPU is elsewhere

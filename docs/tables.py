@@ -76,7 +76,7 @@ GPU_GFLOPS = 275 * Transformer("", "", 1280, 32, 5120, 16, 256, gated=True).gflo
 
 def short(number: float) -> str:
     """Return a number with two digits that count, and no exponent."""
-    if number >= 100:
+    if number >= 99.5:
         return f"{float(f'{number:.2g}'):,.0f}"
     return f"{number:.2g}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -98,8 +99,17 @@ def test_help_follows_the_options_that_are_chosen() -> None:
     assert {"phase", "batch_size"} <= {*MemoryTrainSettings.model_fields}
 
 
+def test_help_has_no_heading_without_a_name_or_without_lines() -> None:
+    for command in COMMANDS:
+        lines = [*help_text(command, width=140).splitlines(), ""]
+        assert not [line for line, below in pairwise(lines) if line.endswith(":") and (line == ":" or not below)]
+    lines = help_text("robustness", width=140).splitlines()
+    assert next(line for line in lines if line.startswith("  output_dir")) == lines[lines.index("The run folder:") + 1]
+    assert "hydra." not in "".join(lines)
+
+
 def test_a_config_is_read_with_its_comments(tmp_path: Path) -> None:
-    (tmp_path / "base.yaml").write_text("a: 1   # one\nb: 2   # two\n")
+    (tmp_path / "base.yaml").write_text("a: 1   # one\n## Base\nb: 2   # two\nc: 3   # three\n")
     (tmp_path / "own.yaml").write_text(
         "# About it.\n# More.\n#   mirror-pl own a=3\n# without: a\ndefaults:\n  - base\n  - group: option  # choose\n  - _self_\n\n"
         '## Part\n# Long\nc: ${x}  # story\nd:\n  e: [1, 2]   # deep\nf: "a # b"\n'
@@ -109,8 +119,8 @@ def test_a_config_is_read_with_its_comments(tmp_path: Path) -> None:
         ["mirror-pl own a=3"],
         {"group": ("option", "choose")},
         [
-            Setting("", "b", "2", "two"),
-            Setting("Part", "c", "${x}", "Long story"),
+            Setting("Base", "b", "2", "two"),
+            Setting("Base", "c", "${x}", "Long story"),
             Setting("Part", "d.e", "[1, 2]", "deep"),
             Setting("Part", "f", '"a # b"', ""),
         ],

@@ -160,6 +160,19 @@ def test_versions_agree() -> None:
     assert f"version = {{{version[1]}}}" in (CHECKOUT / "docs/cite.md").read_text(encoding="utf-8")
 
 
+def test_what_the_site_is_built_with_is_declared() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in (CHECKOUT / "docs").glob("*.py"))
+    imported = {*re.findall(r"^(?:from|import) (\w+)", code, re.MULTILINE)} - {*sys.stdlib_module_names, "mirror_pl"}
+    project = (CHECKOUT / "pyproject.toml").read_text(encoding="utf-8")
+    assert imported
+    assert all(f'"{name}>=' in project for name in imported), imported
+
+
+def test_durations_have_no_exponent() -> None:
+    tables = module_of(CHECKOUT / "docs/tables.py")
+    assert [tables.short(number) for number in (9.96, 99.4, 99.6, 100, 12345)] == ["10", "99", "100", "100", "12,000"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("notebook", sorted((CHECKOUT / "docs/notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path) -> None:

@@ -60,6 +60,17 @@ def test_a_notebook_shows_the_picture_beside_its_score(detector: MirrorDetector)
     assert found == detector.predict(path.read_bytes()), "what is shown is no part of what is said"
 
 
+def test_a_picture_is_as_it_was_when_it_has_been_shown(detector: MirrorDetector) -> None:
+    image = Image.effect_noise((600, 400), 50).convert("RGB")
+    explain(detector, image)._repr_html_()
+    assert image.size == (600, 400)
+
+
+def test_several_pictures_are_not_explained_at_once(detector: MirrorDetector) -> None:
+    with pytest.raises(TypeError, match="explain takes one picture, got a list of 2"):
+        explain(detector, [PICTURE, PICTURE])  # type: ignore[arg-type]
+
+
 def test_what_a_file_says_of_itself_is_escaped() -> None:
     page = Prediction(None, None, "undecodable", "<script>alert(1)</script>")._repr_html_()
     assert "<script>" not in page

@@ -162,6 +162,9 @@ def test_the_settings_that_take_ids(cache: Path) -> None:
 
 def test_in_python(cache: Path) -> None:
     assert load_detector(f"hf-hub:{REPO}").name == load_detector("miniature").name
+    for setting in ("checkpoint", "heads", "input"):
+        assert local_path("miniature", setting) == str(miniature_dir() / "detector")
+    assert local_path("miniature", "memory_path") == "miniature"
     with pytest.raises(CheckpointError, match="memory_path: hf-hub:someone/else is not in the cache"):
         load_detector("miniature", memory_path="hf-hub:someone/else")
 

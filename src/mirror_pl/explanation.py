@@ -57,6 +57,8 @@ def explain(detector: Detector, picture: Picture, *, policy: CropPolicy | None =
         detector = load_detector("miniature")
         explain(detector, "picture.jpg")
     """
+    if isinstance(picture, list | tuple):
+        raise TypeError(f"explain takes one picture, got a {type(picture).__name__} of {len(picture)}; call it for each")
     prediction = detector.predict(picture, policy=policy)
     if prediction.size is None or not isinstance(detector, MirrorDetector) or detector.config.memory_bank is None:
         return Explanation(prediction, {})

@@ -19,6 +19,8 @@ _FORM: Final = re.compile(
     rf"{PREFIX}(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:/(?P<file>[^@]+))?(?:@(?P<revision>[\w][\w./-]*))?", re.ASCII
 )
 _CACHED: Final = re.compile(r"models--(?P<org>.+?)--(?P<name>.+)")
+_OF_DETECTORS: Final = ("checkpoint", "heads", "input")
+"""Settings that name a detector; ``input`` is that of convert."""
 _WANTED: Final = ["*.json", "*.safetensors"]
 
 
@@ -64,8 +66,8 @@ class HubId:
 def local_path(name: str, key: str = "checkpoint") -> str:
     """Return the path of what is named: of an id, its place in huggingface_hub's cache, after a download if need be.
 
-    What exists on this machine under that very name is taken as it is, and so is every other name; but the checkpoint
-    "miniature" is the detector that is shipped with the package.
+    What exists on this machine under that very name is taken as it is, and so is every other name; but where a detector is
+    asked for, "miniature" is the one that is shipped with the package.
 
     Args:
         name: A path, or an id.
@@ -75,7 +77,7 @@ def local_path(name: str, key: str = "checkpoint") -> str:
         ConfigError: If it begins as an id, and is none.
         CheckpointError: If there is no such repository, revision or file, or it cannot be had, or it is not what is pinned.
     """
-    if name == "miniature" and key == "checkpoint" and not Path(name).exists():
+    if name == "miniature" and key in _OF_DETECTORS and not Path(name).exists():
         return str(miniature_dir() / "detector")
     if not name.startswith(PREFIX) or Path(name).exists():
         return name

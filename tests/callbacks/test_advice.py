@@ -13,7 +13,9 @@ from mirror_pl.callbacks import TrainingAdvice
 from mirror_pl.modules.objectives import WarmUpThenCosine
 
 
-def trainer(steps: int = 300, reals: int = 100, fakes: int = 100, warm_up: float = 0, **figures: float) -> Any:
+def trainer(
+    steps: int = 300, max_steps: int = -1, reals: int = 100, fakes: int = 100, warm_up: float = 0, **figures: float
+) -> Any:
     per_epoch = 20
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
     scheduler = WarmUpThenCosine(optimizer, steps, per_epoch, warm_up)
@@ -22,6 +24,7 @@ def trainer(steps: int = 300, reals: int = 100, fakes: int = 100, warm_up: float
         num_training_batches=2 * per_epoch,
         accumulate_grad_batches=2,
         is_global_zero=True,
+        max_steps=max_steps,
         lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)],
         datamodule=SimpleNamespace(training_set=SimpleNamespace(labels=np.repeat([0, 1], [reals, fakes]))),
         callback_metrics={f"train/{name}": torch.tensor(value) for name, value in figures.items()},
@@ -44,6 +47,7 @@ def test_a_training_that_can_learn_says_how_long_it_is(capsys: pytest.CaptureFix
     ("given", "warning"),
     [
         ({"steps": 49}, "49 steps are few; raise phase.epochs"),
+        ({"steps": 49, "max_steps": 49}, "49 steps are few; raise trainer.max_steps"),
         ({"warm_up": 5.1}, "rises during 102 of the 300 steps; lower scheduler.warm_up_epochs"),
         ({"reals": 99}, "99 real images are few; give more as data.real"),
         ({"fakes": 1}, "1 fake images are few; give more as data.fake"),

@@ -7,6 +7,7 @@ import json
 import random
 import shutil
 import subprocess
+import time
 import zlib
 from pathlib import Path
 
@@ -77,6 +78,7 @@ def test_the_source_type_in_xmp(kind: str, inside: str, says: str, term: str) ->
         (png(Software="Matplotlib"), "unknown", "PNG text: made with Matplotlib"),
         (png(prompt="a cat", parameters="none"), "unknown", ""),
         (exif(comment=b"UNICODE\0" + PARAMETERS.encode("utf-16-be")), "says_ai", "EXIF: parameters of a Stable Diffusion program"),
+        (exif(comment=b"UNICODE\0" + PARAMETERS.encode("utf-16-le")), "says_ai", "EXIF: parameters of a Stable Diffusion program"),
         (exif(Make="ACME", Model="One"), "says_camera", "EXIF: camera ACME One"),
         (exif(Make="ACME", Software="Adobe Photoshop 25"), "edited", "EXIF: made with Adobe Photoshop 25; EXIF: camera ACME"),
         (exif("WEBP", Software="Midjourney"), "says_ai", "EXIF: made with Midjourney"),
@@ -116,6 +118,30 @@ def test_hostile_files_come_to_an_answer() -> None:
             for _ in range(4):
                 content[random.randrange(len(content))] = random.randrange(256)
             assert read_origin(bytes(content), credentials=False).says in origin.SAYS
+
+
+def test_nobody_can_write_a_finding_or_very_many() -> None:
+    forged = read_origin(png(Software="GIMP; Content Credentials: Trusted, by a camera"), credentials=False)
+    assert forged.detail == "PNG text: made with GIMP, Content Credentials: Trusted, by a camera"
+    terms = " ".join(f'DigitalSourceType="x{n}"' for n in range(5_000)) + ' DigitalSourceType="digitalCapture"'
+    found = read_origin(file_of("WEBP", xmp=xmp(terms)), credentials=False)
+    assert (found.says, found.detail.count("; ")) == ("says_camera", 20)
+    assert found.detail.endswith("; and 4,981 more")
+
+
+def test_the_pixels_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would, of a PNG; a file that ends early keeps what it said before."""
+    whole = png(parameters=PARAMETERS)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", None)
+    for content in (whole, whole[:-30]):
+        assert read_origin(content, credentials=False).says == "says_ai"
+    assert read_origin(exif("PNG", Make="ACME"), credentials=False).says == "says_camera"
+
+
+def test_long_texts_take_no_long_time() -> None:
+    begun = time.process_time()
+    read_origin(png(parameters="Steps: 1, " * 100_000), credentials=False)
+    assert time.process_time() - begun < 1, "0.1 s; 4 s where each beginning is followed to the end"
 
 
 def test_without_their_library_credentials_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

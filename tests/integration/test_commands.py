@@ -147,6 +147,7 @@ def test_the_list_of_commands() -> None:
         ("eval", ["resume=true"], "resume=true: which run? Give its folder too: output_dir=FOLDER"),
         ("eval", ["benchmark", "=", "wildrf"], "benchmark: a setting is written as key=value"),
         ("eval", ["--benchmark=wildrf"], "--benchmark=wildrf: a setting is written as key=value"),
+        ("eval", ["pictures"], "pictures: a setting is written as key=value"),
     ],
 )
 def test_what_is_wrong_with_a_command_line(

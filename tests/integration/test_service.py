@@ -112,17 +112,17 @@ def test_what_comes_together_is_scored_together(client: TestClient, scorer: Watc
     assert [reply.json()["logit"] for reply in replies] == pytest.approx([one.logit for one in alone], abs=1e-4)
 
 
-def test_a_stop_that_comes_with_work_ends_the_thread(scorer: Watched) -> None:
-    scorer.gate.clear()
+def test_what_waits_is_scored_before_the_end(scorer: Watched) -> None:
     batcher = Batcher(scorer, 8)
-    with ThreadPoolExecutor() as pool:
-        answer = pool.submit(asyncio.run, batcher.score([Item(PNG.read_bytes(), "a.png", ".png")]))
-        _wait(lambda: not batcher._queue.empty())
+
+    async def answers() -> list[Prediction]:
+        asked = asyncio.ensure_future(batcher.score([Item(PNG.read_bytes(), PNG.name, ".png")]))
+        await asyncio.sleep(0)
         batcher.stop()
         batcher.start()
-        scorer.gate.set()
-        (found,) = answer.result(30)
-    assert found.status == "ok"
+        return await asked
+
+    assert [one.status for one in asyncio.run(answers())] == ["ok"]
     _wait(lambda: not batcher.ready)
 
 
@@ -145,6 +145,9 @@ def test_what_is_refused(client: TestClient) -> None:
         assert reason in reply.json()["reason"]
         assert reply.json()["p_fake"] is None
     assert client.post("/predict", content=bytes(2**19 + 1)).status_code == 413
+    for sent in ({"json": ["a"]}, {"content": PNG.read_bytes()}, {"data": {"a": "b"}}):
+        reply = client.post("/predict/files", **sent)
+        assert (reply.status_code, "multipart/form-data" in reply.json()["detail"]) == (415, True)
     assert client.get("/metrics").text.count("mirror_pl_waiting 0") == 1, "places are given back"
 
 

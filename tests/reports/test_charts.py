@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from matplotlib import rcParams
 
 import mirror_pl
 from mirror_pl.reports import charts
@@ -37,6 +38,29 @@ def all_charts() -> list[Chart]:
 
 def test_the_same_figures_give_the_same_bytes() -> None:
     assert [chart.svg for chart in all_charts()] == [chart.svg for chart in all_charts()]
+
+
+def test_a_style_of_the_users_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = [chart.svg for chart in all_charts()]
+    for key, value in {"text.usetex": True, "axes.grid": True, "font.size": 30, "svg.fonttype": "path"}.items():
+        monkeypatch.setitem(rcParams, key, value)
+    assert [chart.svg for chart in all_charts()] == before
+    assert rcParams["text.usetex"] is True
+
+
+def test_what_no_svg_may_hold_becomes_an_escape() -> None:
+    name, one = "a\x01\udcff\u202e", Series(0, "b\x02")
+    curves = {one: CURVES[TEN[0]], Series(1, "c\x03"): CURVES[TEN[0]]}
+    family = Levels(name, [name], {one: [Estimate(0.9)]}, {})
+    for chart in (
+        charts.roc(name, curves),
+        charts.intervals(name, [(name, one, Estimate(0.5))]),
+        charts.histogram(name, one, np.arange(40), np.arange(40)),
+        charts.levels(name, [family]),
+    ):
+        ElementTree.fromstring(chart.svg)
+        assert "\\x01" in chart.svg
+        assert not re.search("[\x01-\x03\udcff\u202e]", chart.svg + chart.inline)
 
 
 def test_parts_of_a_page_have_names_of_their_own_and_no_style() -> None:

@@ -33,14 +33,15 @@ class TrainingAdvice(L.Callback):
             return
         per_epoch = math.ceil(per_epoch / trainer.accumulate_grad_batches)
         print(f"{steps:,} steps: {steps / per_epoch:.3g} epochs of {per_epoch:,}", flush=True)  # noqa: T201
+        longer = "trainer.max_steps" if trainer.max_steps == steps else "phase.epochs"
         if steps < FEW_STEPS:
-            _warn(f"{steps:,} steps are few; raise phase.epochs, lower batch_size, or give more images")
+            _warn(f"{steps:,} steps are few; raise {longer}, lower batch_size, or give more images")
         for config in trainer.lr_scheduler_configs:
             warm_up = getattr(config.scheduler, "warm_up_steps", 0)
             if warm_up > MOST_WARM_UP * steps:
                 _warn(
                     f"the learning rate rises during {min(warm_up, steps):,.0f} of the {steps:,} steps; lower "
-                    "scheduler.warm_up_epochs, or raise phase.epochs"
+                    f"scheduler.warm_up_epochs, or raise {longer}"
                 )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         labels = data.training_set.labels if hasattr(data, "training_set") else ()

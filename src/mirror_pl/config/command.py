@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mirror_pl.config.plain_paths import paths_token, take_paths
+from mirror_pl.config.plain_paths import TAKE_A_VALUE, paths_token, take_paths
 from mirror_pl.config.sweep import JobOutcome, failures, fit_into_sweep, in_sweep, refuse_sweep_a_process, setting_of
 from mirror_pl.errors import (
     EXIT_DEFECT,
@@ -196,9 +197,10 @@ def check_overrides(overrides: Sequence[str], config_name: str) -> None:
         return
     known = _settings_of(config_name)
     parser = OverridesParser.create()
-    for override in overrides:
+    for before, override in pairwise(["", *overrides]):
         key, equals, value = override.partition("=")
-        if not key or (not equals and override in known) or (key.lstrip("-") in known and override.startswith("-")):
+        is_word = not (equals or override.startswith(("-", "~")) or before in TAKE_A_VALUE)
+        if not key or is_word or (key.lstrip("-") in known and override.startswith("-")):
             raise ConfigError(
                 f"{override}: a setting is written as key=value, without dashes and spaces, such as benchmark=genimage"
             )

@@ -52,7 +52,7 @@ class ConfigText:
 
 
 def read_config_text(path: Path) -> ConfigText:
-    """Read a YAML file with its comments; before its settings come those of the file that its list of defaults names."""
+    """Read a YAML file with its comments; its settings come after or in the place of those that it builds on."""
     found, section, pending, parents, without = ConfigText(), "", "", list[tuple[int, str]](), set[str]()
     in_header = True
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -78,16 +78,20 @@ def read_config_text(path: Path) -> ConfigText:
             comment, pending = (pending + (matched["comment"] or "")).strip(), ""
             if matched["value"] is None:
                 parents.append((depth, matched["key"]))
-            else:
+            elif parents[:1] != [(0, "hydra")]:
                 found.settings.append(Setting(section, name, matched["value"], comment))
         else:
             in_header, pending = in_header and not line.strip(), ""
     defaults: Any = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("defaults", [])
     for other in [entry for entry in defaults if isinstance(entry, str) and entry != "_self_"]:
         base = read_config_text(path.with_name(f"{other}.yaml"))
-        own = {setting.name for setting in found.settings}
-        kept = [each for each in base.settings if each.name not in own | without]
-        found.groups, found.settings = base.groups | found.groups, kept + found.settings
+        own = {setting.name: setting for setting in found.settings}
+        kept = [
+            replace(own.pop(each.name), section=each.section) if each.name in own else each
+            for each in base.settings
+            if each.name not in without
+        ]
+        found.groups, found.settings = base.groups | found.groups, [*kept, *own.values()]
     return found
 
 
@@ -122,9 +126,10 @@ def help_text(command: str, overrides: Sequence[str] = (), width: int | None = N
     ]
     lines += ["", "Examples:", *(f"  {example}" for example in config.examples)]
     shown = [name for name in groups if name not in ("local", "hydra")]
-    if shown:
+    chosen_from = [name for name in shown if name not in _WITHOUT_CHOICE]
+    if chosen_from:
         lines += ["", "Groups:"]
-    for name in [name for name in shown if name not in _WITHOUT_CHOICE]:
+    for name in chosen_from:
         lines += _entry(f"{name}={groups[name]}", config.groups[name][1], width)
         lines += textwrap.wrap(", ".join(_options(name)), width, initial_indent=" " * 6, subsequent_indent=" " * 6)
     if config.settings and not config.settings[0].section:
@@ -175,7 +180,9 @@ def _settings(settings: Sequence[Setting], width: int) -> list[str]:
 
 def _entry(left: str, comment: str, width: int) -> Iterator[str]:
     indent = " " * (_LEFT + 2)
-    wrapped = textwrap.wrap(comment, width, initial_indent=indent, subsequent_indent=indent) or [""]
+    wrapped = textwrap.wrap(
+        comment, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
+    ) or [""]
     if len(left) < _LEFT:
         wrapped[0] = f"  {left:<{_LEFT}}{wrapped[0].strip()}".rstrip()
     else:

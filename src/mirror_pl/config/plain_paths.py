@@ -36,14 +36,14 @@ def take_paths(arguments: Sequence[str], setting: str, is_setting: Callable[[str
     count = next((n for n, argument in enumerate(arguments) if not is_path(argument)), len(arguments))
     _taken[:], rest = arguments[:count], list(arguments[count:])
     late = [argument for argument in rest if "=" not in argument and not argument.startswith("-")]
-    if late and not any(argument in _TAKE_A_VALUE for argument in rest):
-        raise ConfigError(f"{late[0]}: paths come before the first key=value; or give {setting}=[...]")
+    if late and not any(argument in TAKE_A_VALUE for argument in rest):
+        raise ConfigError(f"{late[0]}: paths come before the first key=value or option; or give {setting}=[...]")
     if _taken and any(argument.startswith(f"{setting}=") for argument in rest):
         raise ConfigError(f"{setting}: given as paths and as {setting}=; give one of the two")
     return rest
 
 
-_TAKE_A_VALUE: Final = (
+TAKE_A_VALUE: Final = (
     "--cfg",
     "-c",
     "--package",

@@ -13,7 +13,7 @@ from torch import Tensor
 from mirror_pl.images import UndecodableImageError
 from mirror_pl.images.crops import Crop
 from mirror_pl.images.origin import Origin
-from mirror_pl.images.pictures import Picture, as_data_url, as_image
+from mirror_pl.images.pictures import Picture, as_data_url, as_image, shrunk
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 
 
@@ -91,9 +91,8 @@ class Prediction:
         with suppress(UndecodableImageError):
             image = None if self.picture is None else as_image(self.picture)
         shown = ""
-        if image is not None:
-            image.thumbnail((SHOWN_PX, SHOWN_PX))
-            shown = f'<img src="{as_data_url(image)}" alt="what was scored" style="margin-right:1em">'
+        if image is not None:  # which may be the very one that was given
+            shown = f'<img src="{as_data_url(shrunk(image, SHOWN_PX))}" alt="what was scored" style="margin-right:1em">'
         words = f"<b>{escape(self.verdict or 'no score')}</b>"
         if self.p_fake is not None:
             words += f'<br><meter min="0" max="1" value="{self.p_fake:.4f}"></meter> p_fake {self.p_fake:.4f}'

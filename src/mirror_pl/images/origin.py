@@ -63,6 +63,9 @@ MOST_BYTES: Final = 2**26
 _MOST_TEXT: Final = 2**20
 """Of XMP and of any text, in characters; what follows is not looked at."""
 _MOST_SHOWN: Final = 80
+"""Of one text, in characters."""
+_MOST_FOUND: Final = 20
+"""Things that are named; all count."""
 
 _SOURCE_TYPE: Final = re.compile(
     r"""DigitalSourceType(?:\s{0,9}=\s{0,9}["']|\s{0,9}>\s{0,99}|\s[^<>]{0,99}resource=["'])"""
@@ -70,7 +73,7 @@ _SOURCE_TYPE: Final = re.compile(
     re.IGNORECASE,
 )
 _CREATOR: Final = re.compile(r"""(CreatorTool|photoshop:Credit)(?:\s{0,9}=\s{0,9}["']|\s{0,9}>)([^<>"']{1,200})""")
-_PARAMETERS: Final = re.compile(r"\bSteps: \d+, .{0,2000}?\bSampler: ", re.DOTALL)
+_PARAMETERS: Final = re.compile(r"\bSteps: \d+, (?:(?!\bSteps: ).){0,2000}?\bSampler: ", re.DOTALL)
 _KEPT_AS_IT_WAS: Final = frozenset(
     f"c2pa.{name}" for name in ("created", "opened", "published", "converted", "transcoded", "repackaged")
 )
@@ -113,19 +116,20 @@ def read_origin(picture: str | Path | ImageSource | bytes, *, credentials: bool 
     if credentials:
         require_credentials()
     source = ImageSource(Path(picture)) if isinstance(picture, str | Path) else picture
+    found: list[_Found] = []
     try:
         content = encoded(source)
         with Image.open(content, formats=readable_formats()) as image:
-            kind = image.get_format_mimetype() or ""
-            found = list(_in_metadata(image))
-        if credentials:
-            found = [*_in_credentials(content, kind), *found]
+            if credentials:
+                found += _in_credentials(content, image.get_format_mimetype() or "")
+            for one in _in_metadata(image):  # one by one: what comes before malformed parts counts
+                found.append(one)
     except Exception as error:  # Pillow's plugins raise almost anything on malformed input
-        return Origin("unknown", f"not read: {type(error).__name__}")
-    said = {one for one, _ in found}
-    return Origin(
-        next((one for one in SAYS if one in said), "unknown"), "; ".join(dict.fromkeys(detail for _, detail in found))
-    )
+        found.append(("unknown", f"not read: {type(error).__name__}"))
+    said, details = {one for one, _ in found}, list(dict.fromkeys(detail for _, detail in found))
+    if len(details) > _MOST_FOUND:
+        details[_MOST_FOUND:] = [f"and {len(details) - _MOST_FOUND:,} more"]
+    return Origin(next((one for one in SAYS if one in said), "unknown"), "; ".join(details))
 
 
 def require_credentials() -> None:
@@ -161,7 +165,8 @@ def _in_metadata(image: Image.Image) -> Iterator[_Found]:
     for key, what in GENERATOR_KEYS.items():
         if texts.get(key, "").lstrip()[:1] in ("{", "[") or (key == "fooocus_scheme" and key in texts):
             yield "says_ai", f"PNG text: {what}"
-    exif = image.getexif()
+    # Pillow decodes a whole PNG to look for EXIF behind its pixels; what stands before them is read without.
+    exif = Image.Image.getexif(image) if image.format == "PNG" else image.getexif()
     more = exif.get_ifd(ExifTags.IFD.Exif)
     for where, text in (("PNG text", texts.get("parameters", "")), ("EXIF", _text(more.get(ExifTags.Base.UserComment)))):
         if _PARAMETERS.search(text[:_MOST_TEXT]):
@@ -195,8 +200,7 @@ def _in_credentials(content: Path | io.BytesIO, kind: str) -> Iterator[_Found]:
         return
     if kind not in c2pa.Reader.get_supported_mime_types():
         return
-    stream = io.BytesIO(content.read_bytes()) if isinstance(content, Path) else content
-    stream.seek(0)
+    stream = io.BytesIO(content.read_bytes() if isinstance(content, Path) else content.getvalue())
     try:
         # A file may name an address that its credentials are at; nothing is fetched.
         context = c2pa.Context.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
@@ -230,12 +234,13 @@ def _in_manifest(manifest: Mapping[str, Any], state: str) -> Iterator[_Found]:
 
 def _text(value: Any) -> str:
     if isinstance(value, bytes):  # a comment of EXIF begins with its encoding, in eight bytes
-        wide = value.startswith(b"UNICODE\0")
-        return value[8 : 8 + _MOST_TEXT].decode("utf-16-be" if wide else "utf-8", "replace")
+        wide = "utf-16-le" if value[9:10] == b"\0" else "utf-16-be"  # programs write either
+        return value[8 : 8 + _MOST_TEXT].decode(wide if value.startswith(b"UNICODE\0") else "utf-8", "replace")
     return value[:_MOST_TEXT] if isinstance(value, str) else ""
 
 
 def _shown(text: str) -> str:
-    """Return a text of the file's as one short line."""
-    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text[: 4 * _MOST_SHOWN]).split())
+    """Return a text of the file's as one short line without semicolons, which are between what is found."""
+    text = text[: 4 * _MOST_SHOWN].replace(";", ",")
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     return line if len(line) <= _MOST_SHOWN else f"{line[:_MOST_SHOWN]}..."

@@ -110,6 +110,13 @@ def as_image(picture: Picture) -> Image.Image:
     return _opened(picture, None, "pillow").image
 
 
+def shrunk(image: Image.Image, side_px: int) -> Image.Image:
+    """Return a copy of an image whose longer side is `side_px` at most."""
+    small = image.copy()
+    small.thumbnail((side_px, side_px))
+    return small
+
+
 def as_data_url(image: Image.Image) -> str:
     """Return an image as the ``data:`` address of a PNG, for a page that holds all it shows."""
     buffer = io.BytesIO()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,6 +26,9 @@ from mirror_pl.texts import csv_text, printable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+_Given = ParamSpec("_Given")
+_Drawn = TypeVar("_Drawn")
 
 COLOURS: Final = ("#0072b2", "#c94f00", "#00835f", "#a8457f", "#8a6d00", "#5b4fc4", "#28799f", "#4d4d4d")
 """Of detectors, told apart by colour-blind readers too; further detectors begin again with dashes."""
@@ -135,6 +139,20 @@ class Chart:
         return re.sub(r"(?<=[MLCz]) | (?=[MLCz])", "", " ".join(value.split()))
 
 
+def in_our_style(draw: Callable[_Given, _Drawn]) -> Callable[_Given, _Drawn]:
+    """Draw by matplotlib's own defaults: a style of the user's, in a ``matplotlibrc``, is for other figures."""
+
+    @wraps(draw)
+    def drawn(*args: _Given.args, **kwargs: _Given.kwargs) -> _Drawn:
+        from matplotlib.style import context
+
+        with context("default"):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@in_our_style
 def roc(title: str, curves: Mapping[Series, Curve]) -> Chart:
     """Draw ROC curves, one per detector, on the images of a subset."""
     figure, (axes,) = _figure([title], list(curves))
@@ -143,6 +161,7 @@ def roc(title: str, curves: Mapping[Series, Curve]) -> Chart:
     return _curves(figure, axes, f"ROC curves, {title}", curves, ("false_positive_rate", "true_positive_rate"))
 
 
+@in_our_style
 def risk(title: str, curves: Mapping[Series, Curve]) -> Chart:
     """Draw risk-coverage curves: the error among the images decided, where only the surest are; up to one half."""
     figure, (axes,) = _figure([title], list(curves))
@@ -151,6 +170,7 @@ def risk(title: str, curves: Mapping[Series, Curve]) -> Chart:
     return _curves(figure, axes, f"Risk-coverage curves, {title}", curves, ("coverage", "error"))
 
 
+@in_our_style
 def reliability(title: str, series: Series, diagram: Reliability, label: str) -> Chart:
     """Draw a detector's reliability diagram: per bin that holds images, the share of fakes and its interval."""
     figure, (axes,) = _figure([title], [])
@@ -170,6 +190,7 @@ def reliability(title: str, series: Series, diagram: Reliability, label: str) ->
     return _chart(figure, label, [("images", "mean_p_fake", "share_of_fakes", "low", "high"), *rows])
 
 
+@in_our_style
 def histogram(title: str, series: Series, reals: NDArray[np.int64], fakes: NDArray[np.int64]) -> Chart:
     """Draw distributions of p_fake; heights are square roots of a bin's share of its class, so that few images are seen."""
     figure, (axes,) = _figure([title], [])
@@ -190,6 +211,7 @@ def histogram(title: str, series: Series, reals: NDArray[np.int64], fakes: NDArr
 LABELS: Final = ("reals", "fakes")
 
 
+@in_our_style
 def intervals(title: str, rows: Sequence[tuple[str, Series, Estimate]]) -> Chart:
     """Draw balanced accuracies with their intervals, one below the other under their names."""
     figure, (axes,) = _figure([title], [], left=96.0, height=max(HEIGHT, _TOP + _BOTTOM + 14.0 * len(rows)))
@@ -202,7 +224,7 @@ def intervals(title: str, rows: Sequence[tuple[str, Series, Estimate]]) -> Chart
     lowest = min((one.value if one.low is None else one.low for *_, one, _ in held if one.value is not None), default=0.5)
     axes.set(xlim=(min(0.5, np.floor(lowest * 10) / 10), 1), ylim=(len(rows) - 0.4, -0.6))
     axes.xaxis.set_major_formatter(_percent)
-    axes.set_yticks(range(len(rows)), [name for name, _, _ in rows], parse_math=False)
+    axes.set_yticks(range(len(rows)), [printable(name) for name, _, _ in rows], parse_math=False)
     _plain(axes, "balanced accuracy in %", "")
     named = [(name, one.value, one.low, one.high) for name, _, one in rows]
     return _chart(figure, f"Balanced accuracy, {title}", [("name", "bal_acc", "low", "high"), *named])
@@ -225,6 +247,7 @@ class Levels:
     classes: Mapping[str, Sequence[float | None]]
 
 
+@in_our_style
 def levels(title: str, families: Sequence[Levels]) -> Chart:
     """Draw balanced accuracy by perturbation and level: a panel per family, up to four in a row."""
     series = list(families[0].figures)
@@ -247,7 +270,7 @@ def levels(title: str, families: Sequence[Levels]) -> Chart:
                     )
                     bar.set_gid(f"{gid}-interval-{x}")
         axes.set(ylim=(0, 1), yticks=(0, 0.5, 1), xlim=(0, max(1, len(family.names) - 1)))
-        axes.set_xticks(range(len(family.names)), family.names, parse_math=False)
+        axes.set_xticks(range(len(family.names)), [printable(name) for name in family.names], parse_math=False)
         axes.yaxis.set_major_formatter(_percent)
         _plain(axes, "", "balanced accuracy in %")
     return _chart(figure, f"Balanced accuracy by perturbation and level, {title}", rows)
@@ -279,12 +302,13 @@ def _figure(
         axes = figure.add_axes((place[0] / total[0], place[1] / total[1], place[2] / total[0], place[3] / total[1]))
         axes.set_facecolor("none")
         axes.set_title(
-            title, loc="left", fontsize=9, color=_INK, fontweight="bold", parse_math=False, x=-left / place[2] + 0.02
-        )
+            printable(title), loc="left", fontsize=9, color=_INK, fontweight="bold", parse_math=False,
+            x=-left / place[2] + 0.02,
+        )  # fmt: skip
         panels.append(axes)
     if lines:
         drawn = figure.legend(
-            handles=[Line2D([], [], label=one.name, **one.style) for one in legend],
+            handles=[Line2D([], [], label=printable(one.name), **one.style) for one in legend],
             loc="lower left", ncols=legend_columns, fontsize=7, labelcolor=_INK, frameon=False, borderaxespad=0.2,
         )  # fmt: skip
         drawn.set_gid("legend")
@@ -322,11 +346,11 @@ def _curves(figure: Figure, axes: Axes, label: str, curves: Mapping[Series, Curv
 def _chart(figure: Figure, label: str, rows: Sequence[tuple[object, ...]]) -> Chart:
     from matplotlib import rc_context
 
-    file = io.StringIO()
+    file, label = io.StringIO(), printable(label)
     legend_pt = min(axes.get_position().y0 for axes in figure.axes) * figure.get_figheight() * 72 - _BOTTOM
     # The same figure has the same bytes: no date, and names of parts that do not hang on chance.
     nothing: dict[str, Any] = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mirror_pl"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a viewer has fonts of its own
-        figure.savefig(file, format="svg", metadata={**nothing, "Title": printable(label)})
+        figure.savefig(file, format="svg", metadata={**nothing, "Title": label})
     return Chart(label, file.getvalue(), legend_pt, tuple(rows))

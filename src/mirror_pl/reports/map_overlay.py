@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from mirror_pl.reports.charts import in_our_style
+
 if TYPE_CHECKING:
     from matplotlib.cm import ScalarMappable
     from matplotlib.figure import Figure
@@ -236,6 +238,7 @@ _LETTER_PX = 0.55
 """Width of a letter over its size, in the mean."""
 
 
+@in_our_style
 def legend_of(width: int, kind: MapKind, colours: ColourRange, notes: Sequence[str]) -> Figure:
     """Return what stands below a map, as wide as many pixels: its name, a colour bar, and what else is to be known."""
     from matplotlib.figure import Figure

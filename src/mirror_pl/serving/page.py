@@ -26,6 +26,7 @@ from mirror_pl.errors import ConfigError
 from mirror_pl.explanation import drawn_maps
 from mirror_pl.images import CROPS, PreparedPicture, decode
 from mirror_pl.images.origin import Origin, has_credentials
+from mirror_pl.images.pictures import shrunk
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 from mirror_pl.prediction import Item
 from mirror_pl.serving.recipe import recipe
@@ -259,7 +260,7 @@ def _batch(scorer: Scorer, folder: Path, max_files: int) -> Callable[..., tuple[
             progress((len(found), len(items)), unit="pictures")
             if prediction.size is not None:
                 assert isinstance(item.source, ImageSource)
-                small = _small(decode(item.source, scorer.detector.spec.decoder).image, THUMBNAIL_PX)
+                small = shrunk(decode(item.source, scorer.detector.spec.decoder).image, THUMBNAIL_PX)
                 words = [word for word in (prediction.verdict, prediction.status) if word not in (None, "ok")]
                 thumbnails.append((small, f"{item.path}: {', '.join(map(str, words))}"))
         names = [item.path for item in items]
@@ -289,7 +290,7 @@ def _policy_of(scorer: Scorer, crops: Any, aggregate: Any, of: Any, fraction: An
 
 def _pictures(scorer: Scorer, image: Image.Image, prepared: PreparedPicture) -> Iterator[tuple[Image.Image, str]]:
     """Yield the picture with its crops outlined, and maps drawn over it, each with its title."""
-    shown = _small(image, SHOWN_PX)
+    shown = shrunk(image, SHOWN_PX)
     pen, scale = ImageDraw.Draw(shown), shown.width / image.width
     for crop in prepared.plan:
         box = [value * scale for value in crop.box(image.size)]
@@ -311,12 +312,6 @@ def _give_back_memory() -> None:
     """Have glibc give back to the system what it keeps of freed pictures, for each of the threads that answer."""
     with suppress(AttributeError, OSError, TypeError):  # another C library, or another system
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _small(image: Image.Image, side_px: int) -> Image.Image:
-    small = image.copy()
-    small.thumbnail((side_px, side_px))
-    return small
 
 
 def verdict_html(scorer: Scorer, name: str, prediction: Prediction) -> str:

@@ -140,16 +140,15 @@ class Batcher:
         return await asyncio.gather(*map(asyncio.wrap_future, futures))
 
     def _work(self) -> None:
-        going_on = True
-        while going_on and (first := self._queue.get()) is not None:
+        while (first := self._queue.get()) is not None:
             batch = [first]
             with suppress(Empty):
-                while going_on and len(batch) < self._scorer.at_once:
+                while len(batch) < self._scorer.at_once:
                     another = self._queue.get_nowait()
                     if another is None:
-                        going_on = False
-                    else:
-                        batch.append(another)
+                        self._queue.put(None)  # for the next round, which ends then
+                        break
+                    batch.append(another)
             self._answer([(item, future) for item, future in batch if future.set_running_or_notify_cancel()])
 
     def _answer(self, batch: Sequence[tuple[Item, Future[Prediction]]]) -> None:
@@ -257,6 +256,8 @@ def build_service(
 
     async def predict_files(request: Request) -> list[Reply]:
         """Score the files of a form, and answer with one reply for each, in their order."""
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            raise HTTPException(415, "files come as a form: multipart/form-data, as by curl -F files=@NAME")
         with batcher.places(1):
             most = limits.max_files * limits.file_bytes + _FORM_BYTES
             async with _bounded(request, most).form(max_files=limits.max_files, max_fields=0) as form:
@@ -287,6 +288,7 @@ def build_service(
 
 _REFUSALS: Final[dict[int | str, dict[str, Any]]] = {
     413: {"description": "Larger than max_upload_mb; refused while it arrives"},
+    415: {"description": "Of /predict/files: no form of files"},
     422: {"description": "No picture that can be read, or one of too many pixels; the reply says which"},
     503: {"description": "max_waiting pictures wait; Retry-After says when to come again"},
 }
