@@ -39,6 +39,13 @@ def test_alone_it_lists_the_commands() -> None:
 
 def test_it_says_its_version_and_names_what_was_meant() -> None:
     assert run("--version").stdout == f"mirror_pl {__version__}\n"
+    assert run("eval", "--version").stdout == f"mirror_pl {__version__}\n"
+    for words in (["-sc"], ["-sc", "bash"]):
+        done = run(*words)
+        assert (done.returncode, done.stderr) == (
+            2,
+            'error: -sc: give a shell too, as in eval "$(mirror-pl -sc install=bash)"\n',
+        )
     done = run("evl")
     assert (done.returncode, done.stdout) == (2, "")
     assert "evl: there is no such command. Did you mean eval?" in done.stderr

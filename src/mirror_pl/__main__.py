@@ -8,6 +8,7 @@ import sys
 from typing import Final
 
 from mirror_pl import __version__
+from mirror_pl.errors import EXIT_NOT_STARTED, nearest
 
 COMMANDS: Final = (
     "predict", "eval", "robustness", "report", "gallery", "calibrate", "train", "app", "serve", "convert", "check_data",
@@ -20,6 +21,9 @@ def main() -> None:
     """Run the command that the first argument names; without one, list them."""
     first, *rest = sys.argv[1:] or ["--help"]
     if first in ("-sc", "--shell-completion"):
+        if not (rest and rest[0].partition("=")[0] in ("install", "uninstall", "query")):
+            print(f'error: {first}: give a shell too, as in eval "$(mirror-pl {first} install=bash)"', file=sys.stderr)
+            raise SystemExit(EXIT_NOT_STARTED)
         _complete()
     elif first in ("--version", "-V"):
         print(f"mirror_pl {__version__}")
@@ -35,8 +39,6 @@ def main() -> None:
         sys.argv = [sys.argv[0], *rest]
         runpy.run_module(f"mirror_pl.{first}", run_name="__main__", alter_sys=True)
     else:
-        from mirror_pl.errors import EXIT_NOT_STARTED, nearest
-
         print(
             f"error: {first}: there is no such command.{nearest(first, COMMANDS)} Known: {', '.join(COMMANDS)}",
             file=sys.stderr,

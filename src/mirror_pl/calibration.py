@@ -74,7 +74,7 @@ class FittedOn:
             if value is not None and value != getattr(self, key):
                 raise ConfigError(
                     f"calibration: it was fitted on another {key}: {getattr(self, key)}, and this one is {value}. Fit one "
-                    "for this detector: mirror_pl.calibrate RUN output=FILE"
+                    "for this detector: mirror-pl calibrate RUN output=FILE"
                 )
 
     def check_images(self, digests: NDArray[np.uint64]) -> None:
@@ -87,7 +87,7 @@ class FittedOn:
         if shared:
             raise ConfigError(
                 f"calibration: it was fitted on {self.name}, and {shared:,} of the {len(digests):,} images here are "
-                f"among its {len(self.images):,}. Report on another set, or fit on another one: mirror_pl.calibrate RUN "
+                f"among its {len(self.images):,}. Report on another set, or fit on another one: mirror-pl calibrate RUN "
                 "subsets=[...]"
             )
 

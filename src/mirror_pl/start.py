@@ -7,6 +7,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from mirror_pl import __version__
 from mirror_pl.stopping import STARTED_BY_US, Stopped, end_with_parent, say_stopped, stopped_by_signals
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 _INPUTS: Final = {"predict": "input", "report": "runs", "gallery": "runs", "calibrate": "runs"}
 """The setting that plain paths on the command line are, see `take_paths`."""
-_QUESTIONS: Final = {"--hydra-help", "--version", "--cfg", "-c", "--info", "-i", "--resolve"}
+_QUESTIONS: Final = {"--hydra-help", "--cfg", "-c", "--info", "-i", "--resolve"}
 
 
 def start(name: str) -> None:
@@ -28,6 +29,9 @@ def start(name: str) -> None:
         from mirror_pl.config.help import help_text, print_patiently
 
         print_patiently(help_text(name, sys.argv[1:]))
+        return
+    if "--version" in sys.argv[1:]:
+        print(f"mirror_pl {__version__}")  # noqa: T201
         return
     # Read when torch is imported. Threads of libgomp wait for one another by looping, 300,000 times by default: beside other
     # work, that takes the time from the very thread that they wait for (docs/performance.md).

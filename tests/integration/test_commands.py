@@ -147,6 +147,12 @@ def test_the_list_of_commands() -> None:
         ("eval", ["resume=true"], "resume=true: which run? Give its folder too: output_dir=FOLDER"),
         ("eval", ["benchmark", "=", "wildrf"], "benchmark: a setting is written as key=value"),
         ("eval", ["--benchmark=wildrf"], "--benchmark=wildrf: a setting is written as key=value"),
+        ("report", [], "give run folders, or a folder above them: mirror-pl report outputs/eval"),
+        (
+            "train",
+            ["phase=memory", "checkpoint=miniature", "backbone=miniature", "data.real=[.]"],
+            "checkpoint: phase=memory does not use it",
+        ),
         ("eval", ["pictures"], "pictures: a setting is written as key=value"),
     ],
 )

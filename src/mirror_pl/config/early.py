@@ -30,7 +30,8 @@ def check_early(cfg: DictConfig) -> None:
     condition_of(cfg.get("perturb"))
     checkpoint = cfg.get("checkpoint")
     names_its_files = "checkpoint" in (cfg.get("detector") or {})  # the others' loader says which files it wants
-    if not names_its_files and checkpoint is not None and not Path(checkpoint).exists():
+    uses_none = (cfg.get("phase") or {}).get("name") == "memory"  # its job says so
+    if not (names_its_files or uses_none or checkpoint is None) and not Path(checkpoint).exists():
         raise CheckpointError(f"{checkpoint} does not exist; give another one with checkpoint=...")
     for head in cfg.get("heads") or ():
         if not Path(head).exists():

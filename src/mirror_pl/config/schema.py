@@ -311,7 +311,7 @@ class ReportSettings(Settings):
     @model_validator(mode="after")
     def _enough(self) -> ReportSettings:
         if not self.runs:
-            raise _refusal("runs: none is named; give run folders, or a folder above them: mirror_pl.report outputs/eval")
+            raise _refusal("runs: none is named; give run folders, or a folder above them: mirror-pl report outputs/eval")
         if self.compare is not None and len(set(self.compare)) < 2:
             raise _refusal(f"compare must be null or name two detectors or more, got {self.compare}")
         return self
@@ -329,7 +329,7 @@ class CalibrateSettings(Settings):
     @model_validator(mode="after")
     def _enough(self) -> CalibrateSettings:
         if not self.runs:
-            raise _refusal("runs: none is named; give a run folder: mirror_pl.calibrate RUN output=calibration.json")
+            raise _refusal("runs: none is named; give a run folder: mirror-pl calibrate RUN output=calibration.json")
         if self.subsets is not None and not self.subsets:
             raise _refusal("subsets: none is named; give subsets=[a,b], or leave it out for all images of the run")
         return self
@@ -347,7 +347,7 @@ class GallerySettings(Settings):
     @model_validator(mode="after")
     def _enough(self) -> GallerySettings:
         if not self.runs:
-            raise _refusal("runs: none is named; give a run folder: mirror_pl.gallery outputs/eval/genimage/TIME")
+            raise _refusal("runs: none is named; give a run folder: mirror-pl gallery outputs/eval/genimage/TIME")
         if self.maps and not self.images:
             raise _refusal("maps and images: maps are laid over images; images=false leaves both out")
         return self

@@ -59,7 +59,8 @@ def free_port(host: str, port: int) -> int:
 def _bound(host: str, port: int) -> int:
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     with closing(socket.socket(family, kind, protocol)) as opened:
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port can be used again right after its server ended
+        if os.name == "posix":  # a port can be used again right after its server ended; on Windows, also one that is taken
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         opened.bind(address)
         return int(opened.getsockname()[1])
 
