@@ -160,3 +160,10 @@ def test_a_folder_of_that_name_comes_first(tmp_path: Path, monkeypatch: pytest.M
     Path("miniature").mkdir()
     with pytest.raises(Exception, match="miniature"):
         load_detector("miniature")
+
+
+def test_a_backbone_may_be_called_by_its_name() -> None:
+    found = load_detector("miniature", backbone="miniature")
+    assert found.config == load_detector("miniature").config
+    with pytest.raises(ConfigError, match=r"unknown backbone 'dinov3_m'\. Did you mean dinov3_"):
+        load_detector("miniature", backbone="dinov3_m")

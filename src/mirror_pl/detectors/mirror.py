@@ -72,7 +72,7 @@ class MirrorDetector(Detector):
         cls,
         checkpoint: str | Path,
         *,
-        backbone: BackboneConfig | None = None,
+        backbone: BackboneConfig | str | None = None,
         backbone_folder: str | Path | None = None,
         memory_path: str | Path | None = None,
         merge: bool = True,
@@ -88,8 +88,8 @@ class MirrorDetector(Detector):
             checkpoint: A published Phase-2 file (``checkpoint-h-cur.pth``, any envelope, either layout of transformers), a
                 folder written by ``mirror_pl.convert``, or a file of this project's training (``.ckpt``). "miniature", where
                 there is nothing of that name, is the small detector that is shipped with the package.
-            backbone: Its architecture. Needed only where the file does not carry its own and its shapes are those of no
-                known backbone; where given, it must agree with the file.
+            backbone: Its architecture, or the name of a known one. Needed only where the file does not carry its own and its
+                shapes are those of no known backbone; where given, it must agree with the file.
             backbone_folder: The Hugging Face folder of the backbone. A file that training wrote without the frozen weights
                 takes them from it, or, where it is None, from where they were then; they must be the same. For any other
                 file, it gives the architecture.

@@ -36,8 +36,8 @@ def detector_class(name: str, trusted: Collection[str] = ()) -> type[Detector]:
         found, value = _imported(name, known[name].value), known[name].value
     elif "." not in name:
         raise ConfigError(
-            f"unknown detector {name!r}.{nearest(name, known)} Known: {', '.join(sorted(known))}; or give a class, as "
-            "detector._target_=package.module.Class trust=package"
+            f"unknown detector {name!r}.{nearest(name, known)} Known: {', '.join(sorted(known))}; or give a class: in "
+            "Python itself, on the command line as detector._target_=package.module.Class trust=package"
         )
     else:
         package = name.partition(".")[0]
@@ -80,7 +80,7 @@ def load_detector(
     checkpoint: str | Path,
     *,
     detector: Literal["mirror"] = ...,
-    backbone: BackboneConfig | None = ...,
+    backbone: BackboneConfig | str | None = ...,
     backbone_folder: str | Path | None = ...,
     memory_path: str | Path | None = ...,
     merge: bool = ...,

@@ -23,7 +23,7 @@ from mirror_pl.detectors.checkpoint.names import live_names, our_bank_name, our_
 from mirror_pl.detectors.checkpoint.published import published_config
 from mirror_pl.detectors.checkpoint.read import RawCheckpoint, read_checkpoint
 from mirror_pl.detectors.detector_config import BackboneConfig, DetectorConfig
-from mirror_pl.detectors.known_backbones import Signature
+from mirror_pl.detectors.known_backbones import Signature, known_backbone
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown
@@ -35,7 +35,7 @@ from mirror_pl.images.spec import PreprocessSpec
 def load_mirror(
     checkpoint: str | Path,
     *,
-    backbone: BackboneConfig | None = None,
+    backbone: BackboneConfig | str | None = None,
     backbone_folder: str | Path | None = None,
     memory_path: str | Path | None = None,
     merge: bool = True,
@@ -44,6 +44,7 @@ def load_mirror(
 ) -> MirrorDetector:
     """Do what `MirrorDetector.load` says."""
     checkpoint = local_path(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    backbone = known_backbone(backbone) if isinstance(backbone, str) else backbone
     folder = None if backbone_folder is None else Path(backbone_folder)
     tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=folder, memory_path=memory_path)
     if merge:
