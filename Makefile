@@ -36,13 +36,13 @@ test-other-versions: $(VENV)-other/bin/.installed  ## run the detector's tests u
 	$(VENV)-other/bin/python -m pytest -n auto --dist loadfile --ignore-glob='*perturb*' tests/detectors tests/images \
 	  tests/integration/test_eval.py tests/integration/test_contracts.py $(ARGS)
 
-# Pillow comes last, against gradio's wish: these tests do without the app.
+# Without the app: gradio goes neither with this transformers nor with this Pillow.
 $(VENV)-other/bin/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-other
-	sed 's/^transformers==.*/transformers==4.57.6/' constraints.txt > $(VENV)-other/constraints.txt
+	sed -E 's/^transformers==.*/transformers==4.57.6/; s/^pillow==.*/pillow==13.0.0 ; python_version >= "3.11"/' constraints.txt \
+	  > $(VENV)-other/constraints.txt
 	$(VENV)-other/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint $(VENV)-other/constraints.txt --editable '.[dev]'
-	-$(VENV)-other/bin/python -m pip install --quiet --disable-pip-version-check pillow==13.0.0
+	  --constraint $(VENV)-other/constraints.txt --editable '.[test]'
 	touch $@
 
 test-package: install  ## build the wheel, install it in a fresh environment, run it from another folder; ARGS=dist keeps both
