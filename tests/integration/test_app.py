@@ -229,6 +229,8 @@ def test_what_is_refused(small_detector: MirrorDetector) -> None:
         for address in ("http:", "https:", "\\u0068ttp:"):
             question = '{"data": [[{"path": "%s//example.com/a.png", "meta": {"_type": "gradio.FileData"}}]], "fn_index": 1}'
             assert page.ask("gradio_api/queue/join", (question % address).encode())[0] == 400
+        for garbage in (b"{", b"[" * 100_000, b"\xff"):
+            assert page.ask("gradio_api/queue/join", garbage)[0] in (400, 422), "by FastAPI itself"
         assert page.ask("monitoring/summary")[0] == 403
 
         # A page elsewhere whose name is made to lead here.

@@ -6,6 +6,7 @@ import math
 from typing import Any, Final
 
 import lightning as L
+import numpy as np
 
 from mirror_pl.labels import FAKE, LABEL_NAMES, REAL
 
@@ -46,7 +47,7 @@ class TrainingAdvice(L.Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         labels = data.training_set.labels if hasattr(data, "training_set") else ()
         for label in (REAL, FAKE):
-            count = sum(each == label for each in labels)
+            count = np.count_nonzero(np.equal(labels, label))
             if 0 < count < FEW_IMAGES:
                 _warn(f"{count} {LABEL_NAMES[label]} images are few; give more as data.{LABEL_NAMES[label]} or data.root")
 
