@@ -82,6 +82,7 @@ _MINIATURE: Final = (
 )
 _STYLE: Final = """
 footer { display: none !important }
+body:not(.dark) { --color-accent: var(--primary-700) }
 .answer { overflow-wrap: anywhere; line-height: 1.55 }
 .answer .word { font-size: 1.35rem; font-weight: 650; margin: .25rem 0 }
 .answer .bar { height: .75rem; border: 1px solid var(--body-text-color); border-radius: 6px; overflow: hidden }
