@@ -1,46 +1,126 @@
-"""All measurements on this machine, as tables: python bench [--quick] [--with-loading].
+"""Measure speed and memory on this machine, each row with its ratio to another one and its share of what the machine allows.
 
-On a GPU with the published sizes; on a CPU with a smaller backbone, so that it ends in a quarter of an hour.
+    python bench                                all but the long ones; on a CPU some with a smaller backbone
+    python bench retrieval index --repeats 9    some of them; settings of theirs are --NAME VALUE
+    python bench gpu                            what only a GPU can tell, in eight minutes; on a CPU a proof that it runs
+    python bench scaling --sizes 1000,10000     time and memory against the number of images, and docs/pictures/scaling.svg
+    python bench compare HEAD~1 retrieval       this checkout's code against a commit's, alternately
+
+bench/README.md says what each measures. Rows are also written, as they come, to outputs/bench/DATE-COMMIT.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import subprocess
+import json
+import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).parent
+import paired
+
+DEFAULT = (
+    "retrieval", "detector", "training", "baselines", "decode", "suite", "predict", "ray_engine", "index", "scaling:report"
+)  # fmt: skip
+LONG = ("neighbours", "scaling")
+GPU = {
+    "gpu:kernel": 45, "gpu:tiles": 90, "gpu:products": 25, "gpu:retrieval": 30, "gpu:detector": 150, "gpu:splitting": 35,
+    "gpu:processes": 45, "gpu:training": 50,
+}  # fmt: skip
+"""Parts, and the seconds after which each is ended."""
+
+
+class Results:
+    """Rows of a run, in a file as they come.
+
+    Args:
+        path: The file; None for outputs/bench/DATE-COMMIT.json.
+        resume: Keep what is in it.
+    """
+
+    def __init__(self, path: Path | None, resume: bool = False) -> None:
+        self.path = path
+        self.content: dict[str, Any] = {"schema_version": 1, "machine": None, "rows": [], "not_measured": {}}
+        if resume:
+            if path is None or not path.is_file():
+                sys.exit(f"--resume: expected --json FILE, the file of the run to go on with, got {path}")
+            self.content = json.loads(path.read_text())
+
+    def write(self) -> None:
+        """Write the file."""
+        from mirror_pl.files import write_text
+
+        facts = self.content["machine"]
+        if self.path is None:
+            day, commit = facts["date"][:10], (facts["commit"] or "none").partition("-")
+            self.path = paired.HERE.parent / f"outputs/bench/{day}-{commit[0][:10]}{commit[1]}{commit[2]}.json"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.content["rows"] = paired.finished(self.content["rows"])
+        write_text(self.path, json.dumps(self.content, indent=1))
+
+    def measure(self, name: str, settings: dict[str, Any]) -> None:
+        """Run a measurement, keep its rows, print its tables."""
+        before = [row for row in self.content["rows"] if row["measurement"] == name]
+        if name == "scaling":
+            settings = settings | {"done": json.dumps([row["part"] + row["name"] for row in before])}
+        else:
+            self.content["rows"] = [row for row in self.content["rows"] if row["measurement"] != name]
+        for said in paired.run(name, settings, paired.SRC, GPU.get(name)):
+            if "machine" in said:
+                if self.content["machine"] is None:
+                    print(paired.in_words(said["machine"]), flush=True)
+                self.content["machine"] = said["machine"]
+            elif "row" in said:
+                self.content["rows"].append({"measurement": name, **said["row"]})
+            else:
+                ((how, why),) = said.items()
+                self.content["not_measured"][name] = f"{how}: {why}"
+                print(f"\n{name}: {how}: {why}", flush=True)
+                continue
+            self.content["not_measured"].pop(name, None)
+            self.write()
+        for rows in paired.parts_of(row for row in self.content["rows"] if row["measurement"] == name):
+            paired.show(rows)
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["--child"]:
+        paired.be_child(sys.argv[2], json.loads(sys.argv[3]))
+        return
+    sys.path.insert(0, str(paired.SRC))
+    known = (*DEFAULT, *LONG, *GPU)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(known)}; or gpu, or compare BASE")
     parser.add_argument("--quick", action="store_true", help="one repeat and small sizes, to see that everything runs")
-    parser.add_argument("--with-loading", action="store_true", help="also loading H+, which writes 10.3 GB and takes long")
-    options = parser.parse_args()
-    few = ["--repeats", "1"] if options.quick else []
-    once = ("report",)  # what has no repeats
-    tasks = {
-        "retrieval": [],
-        "detector": ["--backbone", "tiny", "--images", "16", "--batch", "8"] if options.quick else [],
-        "training": ["--backbone", "tiny", "--batch", "2", "--memory-batch", "2"] if options.quick else [],
-        "baselines": ["--images", "2"] if options.quick else [],
-        "decode": ["--files", "1"] if options.quick else [],
-        "suite": ["--images", "1", "--side", "64", "--suite", "techjam", "--backbone", "tiny"] if options.quick else [],
-        "predict": [],
-        "ray_engine": ["--shards", "4"] if options.quick else [],
-        "index": ["--files", "4000"] if options.quick else [],
-        "report": ["--rows", "20000", "--benchmarks", "2"] if options.quick else [],
-        "loading": ["--backbone", "tiny"] if options.quick else [],
-    }
-    if not (options.with_loading or options.quick):
-        del tasks["loading"]
-    failed = []
-    for name, arguments in tasks.items():  # each in a process of its own: no memory and no threads left over
-        print(f"\n## {name}\n", flush=True)
-        done = subprocess.run([sys.executable, HERE / f"{name}.py", *([] if name in once else few), *arguments], check=False)
-        if done.returncode:
-            failed.append(name)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write rows")
+    parser.add_argument("--resume", action="store_true", help="go on with what is in that file")
+    parser.add_argument("--rounds", type=int, default=6, help="of compare: fresh processes for each side")
+    options, rest = parser.parse_known_args()
+    if len(rest) % 2 or any(not key.startswith("--") for key in rest[::2]):
+        parser.error(f"expected settings as --NAME VALUE, got {' '.join(rest)}")
+    settings: dict[str, Any] = {key[2:].replace("-", "_"): value for key, value in zip(rest[::2], rest[1::2], strict=True)}
+    if options.quick:
+        settings["quick"] = True
+    comparing = options.names[:1] == ["compare"]
+    given = options.names[2:] if comparing else options.names
+    names = [part for name in given or DEFAULT for part in (GPU if name == "gpu" else (name,))]
+    for name in names:
+        if name not in known:
+            from mirror_pl.errors import nearest
+
+            parser.error(f"no measurement {name!r}.{nearest(name, known)} Known: {', '.join(known)}, gpu, compare")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is open is closed
+    if comparing:
+        from compare import compare
+
+        compare(options.names[1] if len(options.names) > 1 else "HEAD~1", names, options.rounds, settings)
+        return
+    results = Results(options.json, options.resume)
+    for name in names:
+        results.measure(name, settings)
+    print(f"\n{results.path}")
+    failed = [name for name, why in results.content["not_measured"].items() if why.startswith("failed")]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

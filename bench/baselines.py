@@ -2,32 +2,25 @@
 
 Random weights and pictures, pixels on the device already, the same work on both sides: before anything is timed, all ways
 must give the same logits. "As published" takes one image after the other, makes patches of the whole of it, and scores the
-five windows of that map. On a CPU the backbones are smaller than the published ones; what is printed says how small.
-
-    python bench/baselines.py [--images 64] [--batch 64] [--repeats 5] [--published-sizes]
+five windows of that map. On a CPU the backbones are smaller than the published ones; the table says how small.
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from decode import smooth_noise
-from paired import all_seconds_of, best_device, describe, matrix_ceiling
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
-
 from mirror_pl.detectors.baseline import Baseline, VitSize
 from mirror_pl.detectors.bfree import PATCH_PX, VIT_B, WINDOWS, BfreeDetector
 from mirror_pl.detectors.dda import LORA, VIT_L, DdaDetector
 from mirror_pl.images.pictures import prepare
+from paired import Row, best_device, matrix_bound, quick, timed
 
 SIZES = [(512, 512), (1024, 768), (256, 256), (768, 1024)]
 """Width and height of the pictures, in turn: small ones have five equal windows, as those of many generators do."""
@@ -103,7 +96,9 @@ def bfree_ways(
 
 def dda_ways(size: VitSize, images: int, device: torch.device) -> dict[str, Callable[[], Tensor]]:
     """The same weights with adapters apart and merged; each way returns logits of the same random crops."""
-    apart, merged = randomise(DdaDetector(size, LORA), device), DdaDetector(size)
+    apart, merged = DdaDetector(size), DdaDetector(size)
+    apart.adapt(LORA)
+    randomise(apart, device)
     with torch.no_grad():
         for module in apart.backbone.modules():
             if hasattr(module, "get_delta_weight"):  # an adapted layer of peft
@@ -127,45 +122,41 @@ def dda_ways(size: VitSize, images: int, device: torch.device) -> dict[str, Call
     return {"adapters apart": scored(apart), "adapters merged": scored(merged)}
 
 
-def report(title: str, ways: dict[str, Callable[[], Tensor]], images: int, repeats: int, device: torch.device) -> None:
-    """Check that all ways agree, measure and print."""
+def of_ways(
+    part: str, ways: dict[str, Callable[[], Tensor]], images: int, repeats: int, device: torch.device
+) -> Iterator[Row]:
+    """Check that all ways agree, and time them; the last does what none can do without."""
     logits = {name: way() for name, way in ways.items()}
-    first = next(iter(logits))
+    first, *_, last = logits
     differences = {name: float((value - logits[first]).abs().max()) for name, value in logits.items()}
     if max(differences.values()) > TOLERANCE:
-        sys.exit(f"{title}: logits differ: {differences}")
-    seconds = all_seconds_of(ways, repeats, device)
-    base = np.array(seconds[first])
-    print(f"\n{title}; logits with a standard deviation of {float(logits[first].std()):.2f}\n")
-    print(f"{'':<34}{'images/s':>10}{'ratio':>8}{'range':>16}{'|dlogit|':>12}")
-    for name, values in seconds.items():
-        ratios = base / np.array(values)
-        spread = f"{ratios.min():.2f} to {ratios.max():.2f}"
-        rate, ratio = images / np.median(values), np.median(base) / np.median(values)
-        print(f"{name:<34}{rate:>10.2f}{ratio:>8.2f}{spread:>16}{differences[name]:>12.1e}")
+        raise ValueError(f"{part}: logits differ: {differences}")
+    with FlopCounterMode(display=False) as counter:
+        ways[last]()
+    bound = matrix_bound(device, torch.float32, counter.get_total_flops() / images)
+    for row in timed(ways, repeats, device, "images/s", images, base=first, part=part, **bound):
+        row.note = f"|dlogit| {differences[row.name]:.1e} of {float(logits[first].std()):.2f}"
+        yield row
 
 
-def main() -> None:
+@quick(images=2)
+def rows(images: int = 0, batch: int = 0, published_sizes: int = 0, repeats: int = 5) -> Iterator[Row]:
+    """Images/s, in float32.
+
+    Args:
+        images: 64 on a GPU, else 4.
+        batch: Windows of B-Free at a time; 64 on a GPU, else 20.
+        published_sizes: 1 for backbones of the published size, as on a GPU always.
+    """
     device = best_device()
     on_gpu = device.type == "cuda"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=64 if on_gpu else 4)
-    parser.add_argument("--batch", type=int, default=64 if on_gpu else 20, help="windows of B-Free at a time")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--published-sizes", action="store_true", default=on_gpu, help="the default on a GPU only")
-    options = parser.parse_args()
-    bfree_size, dda_size = (VIT_B, VIT_L) if options.published_sizes else (REDUCED, REDUCED)
-    print(f"{describe(device)}; a float32 matrix product makes {matrix_ceiling(device, torch.float32) / 1e12:.2f} TFLOP/s")
-    print(f"random weights, float32; medians of {options.repeats}, ranges of the ratios round by round")
+    images, batch = images or (64 if on_gpu else 4), batch or (64 if on_gpu else 20)
+    bfree_size, dda_size = (VIT_B, VIT_L) if published_sizes or on_gpu else (REDUCED, REDUCED)
     detector = randomise(BfreeDetector(bfree_size), device)
     assert isinstance(detector, BfreeDetector)
-    ways, distinct = bfree_ways(detector, options.images, options.batch, device)
+    ways, distinct = bfree_ways(detector, images, batch, device)
     sizes = ", ".join(f"{width} x {height}" for width, height in SIZES)
-    title = f"B-Free ({bfree_size}): {options.images} pictures of {sizes}; {distinct} of {5 * options.images} windows differ"
-    report(title, ways, options.images, options.repeats, device)
-    title = f"DDA ({dda_size}): batches of {options.images} crops of 336 px, adapters of rank {LORA.rank}"
-    report(title, dda_ways(dda_size, options.images, device), options.images, options.repeats, device)
-
-
-if __name__ == "__main__":
-    main()
+    part = f"B-Free ({bfree_size}): {images} pictures of {sizes}; {distinct} of {5 * images} windows differ"
+    yield from of_ways(part, ways, images, repeats, device)
+    part = f"DDA ({dda_size}): batches of {images} crops of 336 px, adapters of rank {LORA.rank}"
+    yield from of_ways(part, dda_ways(dda_size, images, device), images, repeats, device)

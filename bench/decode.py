@@ -2,37 +2,33 @@
 
 A mix of JPEG, PNG and WebP files of 0.3, 1 and 4 megapixels, made on the spot, in a warm file cache. All ways must give the
 same pixels. Needs torch, numpy and Pillow only.
-
-    python bench/decode.py [--repeats 5] [--files 2]
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import PIL
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
-
 from mirror_pl.images import CropCache, PreprocessSpec, decode, identity, preprocess
 from mirror_pl.sources.source import ImageSource
+from paired import Row, all_seconds_of, copy_ceiling, cores, quick, timed
 
 SIZES = {"0.3": (640, 480), "1": (1152, 896), "4": (2304, 1728)}
 FORMATS = {".jpg": {"quality": 90}, ".png": {}, ".webp": {"quality": 90}}
 SPEC = PreprocessSpec()
 
-PLAIN, OURS, CACHED = "plain Pillow", "decode and preprocess", "crops from the warm cache"
+PLAIN = "plain Pillow"
 
 
 def make_files(folder: Path, count: int) -> list[Path]:
@@ -73,12 +69,33 @@ def plain_pillow(path: Path) -> NDArray[np.uint8]:
     return np.array(image)
 
 
+def only_decoded(path: Path) -> None:
+    """The least of what a way that reads the file must do."""
+    Image.open(path).convert("RGB")
+
+
+def decoding_bound(paths: list[Path]) -> dict[str, Any]:
+    """`possible` and `bound` of images/s: files decoded by plain Pillow in one process, times the cores."""
+    device = torch.device("cpu")
+    (seconds,) = all_seconds_of({"": lambda: [only_decoded(path) for path in paths[:32]]}, 3, device).values()
+    rate = len(paths[:32]) / statistics.median(seconds) * cores()
+    return {"possible": rate, "bound": f"plain Pillow that only decodes, {cores()} processes: {rate:,.0f} images/s"}
+
+
 def ours(path: Path) -> NDArray[np.uint8]:
     return preprocess(decode(path).image, path.suffix, SPEC)
 
 
-def measure(repeats: int = 5, files: int = 2) -> dict[str, float]:
-    """Return images/s of each way over `files` files of each size and format: medians of passes taken in turn."""
+def _key(path: Path) -> bytes:
+    key = identity(ImageSource(path), path.suffix)
+    assert key is not None
+    return key
+
+
+@quick(files=1)
+def rows(files: int = 2, repeats: int = 5) -> Iterator[Row]:
+    """Images/s over `files` files of each size and format."""
+    device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as name:
         paths = make_files(Path(name), files)
         time.sleep(2.5)  # a file that has just changed is not cached
@@ -92,42 +109,40 @@ def measure(repeats: int = 5, files: int = 2) -> dict[str, float]:
             assert crop is not None
             return crop
 
-        ways: dict[str, Callable[[Path], NDArray[np.uint8]]] = {PLAIN: plain_pillow, OURS: ours, CACHED: cached}
+        ways: dict[str, Callable[[Path], object]] = {PLAIN: plain_pillow, "decode and preprocess": ours}
+        kept: dict[str, Callable[[Path], object]] = {"crops from the warm cache": cached}
         for path in paths:
-            first, *others = [way(path) for way in ways.values()]
+            first, *others = [way(path) for way in (ways | kept).values()]
             assert all(np.array_equal(first, other) for other in others), path
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(repeats):
-            for way, run in ways.items():
-                passes = 20 if way == CACHED else 1  # one alone is too short to be timed
-                start = time.perf_counter()
-                for _ in range(passes):
-                    for path in paths:
-                        run(path)
-                seconds[way].append((time.perf_counter() - start) / passes)
-    return {way: len(paths) / statistics.median(values) for way, values in seconds.items()}
 
+        def all_of(way: Callable[[Path], object]) -> None:
+            for path in paths:
+                way(path)
 
-def _key(path: Path) -> bytes:
-    key = identity(ImageSource(path), path.suffix)
-    assert key is not None
-    return key
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--files", type=int, default=2, help="of each size and format")
-    options = parser.parse_args()
-    rates = measure(options.repeats, options.files)
-    print(
-        f"{platform.processor() or platform.machine()}, Pillow {PIL.__version__}, one process; medians of {options.repeats}"
-    )
-    print(f"{', '.join(SIZES)} megapixels in {', '.join(FORMATS)}\n")
-    print(f"{'':<28}{'images/s':>10}{'ratio':>8}")
-    for way, rate in rates.items():
-        print(f"{way:<28}{rate:>10,.1f}{rate / rates[PLAIN]:>8.2f}")
-
-
-if __name__ == "__main__":
-    main()
+        given = {"base": PLAIN, "part": f"{', '.join(SIZES)} megapixels in {', '.join(FORMATS)}, one process"}
+        rate = decoding_bound(paths)["possible"] / cores()
+        of_files = {"possible": rate, "bound": f"plain Pillow that only decodes: {rate:.1f} images/s"}
+        found = list(
+            timed(
+                {key: partial(all_of, way) for key, way in ways.items()},
+                repeats,
+                device,
+                "images/s",
+                len(paths),
+                **given,
+                **of_files,
+            )
+        )
+        rate = copy_ceiling(device) / (2 * cached(paths[0]).nbytes)
+        of_crops = {"possible": rate, "bound": f"crops copied in memory: {rate:,.0f} images/s"}
+        yield from found
+        yield from timed(
+            {key: partial(all_of, way) for key, way in kept.items()},
+            repeats,
+            device,
+            "images/s",
+            len(paths),
+            passes=20,
+            **given,
+            **of_crops,
+        )

@@ -1,21 +1,19 @@
-"""Backbone alone, whole detector, and whole evaluation from files to scores; images/s and share of the machine's ceiling.
+"""Backbone alone, whole detector, and whole evaluation from files to scores.
 
 Random weights, LoRA merged. The evaluation reads JPEG and PNG files made on the spot through the data module, its workers
 and Lightning's trainer; once from files, once from a warm cache of crops. Needs torch, transformers, lightning, torchmetrics
 and pillow, but no hydra.
-
-    python bench/detector.py [--backbone dinov3_hplus] [--batch 128] [--precision bfloat16] [--repeats 5]
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
-import sys
 import tempfile
 import time
 import warnings
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +21,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from decode import smooth_noise
-from paired import best_device, copy_ceiling, describe, matrix_ceiling, seconds_of
-from retrieval import operations as bank_operations
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
-
+from decode import decoding_bound, smooth_noise
 from mirror_pl.detectors import DetectorConfig, MirrorDetector
-from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
+from mirror_pl.detectors.known_backbones import known_backbone
+from paired import Row, best_device, matrix_bound, quick, timed
+from retrieval import operations as bank_operations
 
 PRECISIONS = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
@@ -63,26 +58,16 @@ def operations(detector: MirrorDetector) -> int:
     return counter.get_total_flops() + bank_operations(*tokens.shape[1:])
 
 
-def measure(detector: MirrorDetector, batch: int, precision: str, repeats: int, device: torch.device) -> dict[str, float]:
-    """Median images/s of the backbone alone and of the detector, on pixels that are on the device already."""
+def ways_of(detector: MirrorDetector, batch: int, mixed: bool, device: torch.device) -> dict[str, Callable[[], object]]:
+    """The backbone alone and the detector, on pixels that are on the device already; `mixed` is bfloat16 autocast."""
     side = detector.spec.crop_px
     pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
 
-    def autocast() -> AbstractContextManager[object]:
-        return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    def scored(whole: bool) -> object:
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
+            return detector(pixels).p_fake if whole else detector.features(pixels.float() / 255)
 
-    def backbone() -> object:
-        with torch.inference_mode(), autocast():
-            return detector.features(pixels.float() / 255)
-
-    def whole() -> object:
-        with torch.inference_mode(), autocast():
-            return detector(pixels).p_fake
-
-    return {
-        name: batch / value
-        for name, value in seconds_of({"backbone alone": backbone, "detector": whole}, repeats, device, warm_up=2).items()
-    }
+    return {"backbone alone": partial(scored, False), "detector": partial(scored, True)}
 
 
 def difference(detector: MirrorDetector, images: int, device: torch.device) -> float:
@@ -99,10 +84,11 @@ def difference(detector: MirrorDetector, images: int, device: torch.device) -> f
     return total / images
 
 
-def measure_evaluation(
-    detector: MirrorDetector, images: int, precision: str, repeats: int, device: torch.device
-) -> dict[str, float]:
-    """Median images/s of an evaluation from files, and from a warm cache of crops; loader and trainer started each time."""
+@contextmanager
+def evaluations(
+    detector: MirrorDetector, images: int, precision: str, device: torch.device
+) -> Iterator[tuple[dict[str, Callable[[], object]], list[Path]]]:
+    """Evaluations from files, and from a warm cache of crops, loader and trainer started each time; and the files."""
     import lightning as L
 
     from mirror_pl.benchmarks import Layout, Manifest
@@ -135,39 +121,36 @@ def measure_evaluation(
             trainer.test(DetectorModule(detector), data, verbose=False)
             detector.to(device)  # Lightning takes it back to the host
 
-        ways = {"evaluation, from files": lambda: run(None), "evaluation, from cached crops": lambda: run(root / "cache")}
-        return {way: images / value for way, value in seconds_of(ways, repeats, device).items()}
+        yield (
+            {"evaluation, from files": partial(run, None), "evaluation, from cached crops": partial(run, root / "cache")},
+            sorted((root / "data").rglob("*.*")),
+        )
 
 
-def report(backbone: str, batch: int, precision: str, images: int, repeats: int, device: torch.device) -> None:
-    """Measure and print."""
-    detector = random_detector(backbone, device)
-    ceiling = matrix_ceiling(device, getattr(torch, precision))
-    work = operations(detector)
-    rates = measure(detector, batch, precision, repeats, device)
-    rates |= measure_evaluation(detector, images, precision, repeats, device)
-    print(f"{backbone}, random weights, {precision}, batch {batch}; medians of {repeats}")
-    print(f"share: of a {precision} matrix product's {ceiling / 1e12:.2f} TFLOP/s, counting {work / 1e9:.1f} GFLOP an image")
-    print(f"evaluation: {images} files of 768 x 640, batch size auto; starting loader and trainer included\n")
-    print(f"{'':<34}{'images/s':>10}{'of backbone':>13}{'share':>8}")
-    for name, rate in rates.items():
-        print(f"{name:<34}{rate:>10.2f}{rate / rates['backbone alone']:>13.0%}{rate * work / ceiling:>8.0%}")
-    print(f"\nmean |p_fake(bfloat16) - p_fake(float32)| over 32 images: {difference(detector, 32, device):.1e}")
+@quick(backbone="tiny", images=16, batch=8)
+def rows(backbone: str = "", batch: int = 0, precision: str = "", images: int = 0, repeats: int = 5) -> Iterator[Row]:
+    """Images/s; without settings H+, batch 128, bfloat16 and 4,096 files on a GPU, and B, 16, float32 and 64 on a CPU.
 
-
-def main() -> None:
+    Args:
+        backbone: One of `KNOWN_BACKBONES`.
+        batch: Images.
+        precision: One of `PRECISIONS`.
+        images: Files of the evaluation, 768 x 640, with batch size auto.
+    """
     device = best_device()
-    on_gpu = device.type == "cuda"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", choices=KNOWN_BACKBONES, default="dinov3_hplus" if on_gpu else "dinov3_b")
-    parser.add_argument("--batch", type=int, default=128 if on_gpu else 16)
-    parser.add_argument("--precision", choices=PRECISIONS, default="bfloat16" if on_gpu else "float32")
-    parser.add_argument("--images", type=int, default=4096 if on_gpu else 64, help="files of the evaluation")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    print(f"{describe(device)}; copy {copy_ceiling(device) / 1e9:.0f} GB/s")
-    report(options.backbone, options.batch, options.precision, options.images, options.repeats, device)
-
-
-if __name__ == "__main__":
-    main()
+    sizes = ("dinov3_hplus", 128, "bfloat16", 4096) if device.type == "cuda" else ("dinov3_b", 16, "float32", 64)
+    backbone, batch, precision, images = backbone or sizes[0], batch or sizes[1], precision or sizes[2], images or sizes[3]
+    detector = random_detector(backbone, device)
+    part = f"{backbone}, random weights, {precision}, batch {batch}, evaluation of {images} files"
+    bound = matrix_bound(device, getattr(torch, precision), operations(detector))
+    given = {"base": "backbone alone", "part": part}
+    ways = ways_of(detector, batch, precision == "bfloat16", device)
+    yield from timed(ways, repeats, device, "images/s", batch, warm_up=2, **given, **bound)
+    with evaluations(detector, images, precision, device) as (ways, files):
+        decoding = decoding_bound(files)
+        slower = min(bound, decoding, key=lambda one: one["possible"])
+        for row in timed(ways, repeats, device, "images/s", images, **given):
+            row.possible, row.bound = (slower if row.name.endswith("files") else bound).values()
+            yield row
+    found = difference(detector, 32, device)
+    yield Row("mean |p_fake(bfloat16) - p_fake(float32)|", "of 32", [found], part=part)

@@ -1,23 +1,17 @@
-"""Indexing 200,000 files: against a plain os.walk that only lists names, and again from the kept listing.
-
-python bench/index.py [--files 200000] [--repeats 5]
-"""
+"""Indexing 200,000 files: against a plain os.walk that only lists names, and again from the kept listing."""
 
 from __future__ import annotations
 
-import argparse
 import os
-import platform
-import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
+import torch
 
 from mirror_pl.benchmarks import BenchmarkIndex, Layout, Manifest, index_benchmark
+from paired import Row, all_seconds_of, quick
 
 SUBSETS = tuple(f"subset{i}" for i in range(10))
 MANIFEST = Manifest(
@@ -35,38 +29,37 @@ def make_tree(root: Path, files: int) -> None:
             os.close(os.open(folder / f"image_{i:06d}.png", os.O_CREAT | os.O_WRONLY))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=200_000)
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
+def with_stat(folder: Path) -> int:
+    """List files with a size and a time of each, as plainly as Python can."""
+    return sum(with_stat(Path(one)) if one.is_dir() else bool(one.stat()) for one in os.scandir(folder))
+
+
+@quick(files=4000)
+def rows(files: int = 200_000, repeats: int = 5) -> Iterator[Row]:
+    """Seconds of each way."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        make_tree(root / "data", options.files)
+        make_tree(root / "data", files)
         time.sleep(3)  # a folder that has just changed is not trusted
 
         def index(cache: Path | None) -> BenchmarkIndex:
             return index_benchmark(MANIFEST, root / "data", {".png"}, cache=cache)
 
-        ways: dict[str, Callable[[], int]] = {
-            "os.walk, names only": lambda: sum(len(names) for _, _, names in os.walk(root / "data")),
-            "index, with sizes and times": lambda: len(index(None)),
-            "index, from the kept listing": lambda: len(index(root / "cache")),
+        names, scan, own, kept = (
+            "os.walk, names only",
+            "os.scandir with stat",
+            "index, with sizes and times",
+            "index, from the kept listing",
+        )
+        ways = {
+            names: lambda: sum(len(found) for _, _, found in os.walk(root / "data")),
+            scan: lambda: with_stat(root / "data"),
+            own: lambda: len(index(None)),
+            kept: lambda: len(index(root / "cache")),
         }
-        seconds: dict[str, list[float]] = {way: [] for way in ways}
-        for _ in range(options.repeats + 1):  # the first round warms the file cache and writes the listing
-            for way, run in ways.items():
-                start = time.perf_counter()
-                count = run()
-                seconds[way].append(time.perf_counter() - start)
-                assert count == options.files // 40 * 40
-    medians = {way: statistics.median(values[1:]) for way, values in seconds.items()}
-    walk_s, index_s, kept_s = medians.values()
-    print(f"{platform.processor() or platform.machine()}, {options.files:,} files, medians of {options.repeats}\n")
-    for way, value in medians.items():
-        print(f"{way:<32}{value:>8.3f} s")
-    print(f"\nindex / os.walk: {index_s / walk_s:.2f};  index / kept listing: {index_s / kept_s:.1f}")
-
-
-if __name__ == "__main__":
-    main()
+        assert {way() for way in ways.values()} == {files // 40 * 40}  # warms the file cache and writes the listing
+        seconds = all_seconds_of(ways, repeats, torch.device("cpu"), warm_up=0)
+        for way, values in seconds.items():
+            least = scan if way == own else names
+            possible = sorted(seconds[least])[repeats // 2]
+            yield Row(way, "s", values, names, possible, f"{least}" if way in (own, kept) else "", f"{files:,} files")

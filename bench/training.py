@@ -3,37 +3,28 @@
 Both sides do the same work: the same features, losses and AdamW, autograd throughout. The plain one attends as the
 definition says (`mirror_pl.retrieval.dense`), holding (B, H, N, K) tensors, and takes the orthogonality of Phase 1 from the
 (K, K) Gram matrix. In Phase 2 gradients flow through the frozen bank to the tokens. The backbone is the same on both sides,
-so features are random numbers but for the lines that include one, with random weights. Equal loss and gradients are checked
+so features are random numbers but for the rows that include one, with random weights. Equal loss and gradients are checked
 first. Needs torch, numpy, transformers, peft and lightning, but no hydra.
-
-    python bench/training.py [--backbone dinov3_b] [--batch 4] [--repeats 5] [--memory-batch 8] [--without-backbone]
 """
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from paired import all_seconds_of, best_device, describe, resident_bytes
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
+from torch.utils.flop_counter import FlopCounterMode
 
 from mirror_pl.detectors import DetectorConfig, MirrorDetector
 from mirror_pl.detectors.detector_config import HeadConfig, LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.head import DualBranchHead
-from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
+from mirror_pl.detectors.known_backbones import known_backbone
 from mirror_pl.detectors.memory_bank import BankEvidence, MemoryBank
 from mirror_pl.modules.objectives import orthogonality_loss, reconstruction_loss
 from mirror_pl.retrieval import TokenEvidence, dense
+from paired import Row, added_mib, best_device, fresh, matrix_bound, quick, timed
 
 PLAIN, OWN = "plain dense loop", "mirror_pl"
 SIDES = (PLAIN, OWN)
@@ -180,8 +171,23 @@ TASKS = {
 }
 
 
-def measure_memory_here(name: str, side: str, backbone: str, batch: int) -> float:
-    """MiB that a step adds to the peak: of the GPU, or of this process, which must be a fresh one.
+def operations(phase: int, backbone: str, batch: int) -> int:
+    """Operations of bank and head that no way to make a step can do without, forward and backward.
+
+    Products with the queries' keys are forward only, as the gradients are of the kept slots alone, which count as none.
+    """
+    config = known_backbone(backbone)
+    tokens, width = batch * (config.registers + (224 // config.patch_px) ** 2), config.width
+    slots = MemoryBankConfig().slots
+    scores = 2 * tokens * slots * width
+    if phase == 2:  # queries, and their gradient
+        return scores + 2 * 2 * tokens * width**2
+    # Queries and output of tokens, keys and values of slots, and the Gram matrix (D, D): each with two gradients.
+    return scores + 3 * (2 * 2 * tokens + 2 * 2 * slots + 2 * slots) * width**2
+
+
+def memory_of(name: str, side: str, backbone: str, batch: int) -> float:
+    """MiB that a step adds to the peak.
 
     Its gradients are among them, what stays from step to step is not: a step of one image came before.
     """
@@ -194,71 +200,46 @@ def measure_memory_here(name: str, side: str, backbone: str, batch: int) -> floa
         parameter.grad = torch.zeros_like(parameter)
     task.optimizer.step()
     task.optimizer.zero_grad()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        task.step(side)
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident_bytes("VmRSS")
-    task.step(side)
-    return (resident_bytes("VmHWM") - before) / 2**20
+    return added_mib(lambda: task.step(side), device)
 
 
-def measure_memory(name: str, backbone: str, batch: int) -> dict[str, float]:
-    """MiB of each side, each in a fresh process."""
-    arguments = [sys.executable, __file__, "--backbone", backbone, "--memory-batch", str(batch), "--memory-of", name]
-    return {
-        side: float(subprocess.run([*arguments, "--side", side], capture_output=True, text=True, check=True).stdout)
-        for side in SIDES
-    }
+@quick(backbone="tiny", batch=2, memory_batch=2)
+def rows(
+    backbone: str = "", batch: int = 0, memory_batch: int = 0, without_backbone: int = 0, repeats: int = 5
+) -> Iterator[Row]:
+    """Steps/s in float32; without settings H+ and a batch of 32 on a GPU, and B, 4 and 8 for memory on a CPU.
 
-
-def report(names: list[str], backbone: str, batch: int, memory_batch: int, repeats: int, device: torch.device) -> None:
-    """Measure and print."""
-    config = known_backbone(backbone)
-    print(f"D = {config.width} ({backbone}), K = 4096, H = 8, k = 128, float32, batch {batch}; medians of {repeats}")
-    print(f"range: of the ratios round by round; MiB: of a step with batch {memory_batch}\n")
-    print(f"{'':<28}{'':<18}{'steps/s':>9}{'ratio':>7}{'range':>13}{'MiB':>8}{'ratio':>7}")
-    for name in names:
-        make, phase = TASKS[name]
+    Args:
+        backbone: One of `KNOWN_BACKBONES`.
+        batch: Images of a step.
+        memory_batch: Images of a step whose memory is measured.
+        without_backbone: 1 for random features only.
+    """
+    device = best_device()
+    sizes = ("dinov3_hplus", 32, 32) if device.type == "cuda" else ("dinov3_b", 4, 8)
+    backbone, batch, memory_batch = backbone or sizes[0], batch or sizes[1], memory_batch or sizes[2]
+    for name, (make, phase) in TASKS.items():
+        if make is with_backbone and without_backbone:
+            continue
         exact = make(phase, backbone, 1, device, torch.float64).check()
         task = make(phase, backbone, batch, device)
-        rounded = task.check()
-        seconds = all_seconds_of({side: partial(task.step, side) for side in SIDES}, repeats, device)
-        ratios = [plain / own for plain, own in zip(seconds[PLAIN], seconds[OWN], strict=True)]
-        medians = {side: statistics.median(values) for side, values in seconds.items()}
+        equal = f"loss, gradients: equal to {task.check():.0e} of their norm, float64 {exact:.0e}"
+        needed = operations(phase, backbone, batch)
+        if make is with_backbone:  # besides: what torch counts of the same step, but for the retrieval's part
+            with FlopCounterMode(display=False) as counter:
+                task.step(PLAIN)
+            everything = counter.get_total_flops()
+            bare = on_features(phase, backbone, batch, device)
+            with FlopCounterMode(display=False) as counter:
+                bare.step(PLAIN)
+            needed += everything - counter.get_total_flops()
+            del bare
+        given = {"base": PLAIN, "part": f"{name}, {backbone}, batch {batch}", **matrix_bound(device, torch.float32, needed)}
+        for row in timed({side: partial(task.step, side) for side in SIDES}, repeats, device, "steps/s", **given):
+            row.note = equal if row.name == OWN else ""
+            yield row
         del task
-        memory = {} if make is with_backbone else measure_memory(name, backbone, memory_batch)
-        for side in SIDES:
-            ratio, spread = (medians[PLAIN] / medians[side], f"{min(ratios):.1f} to {max(ratios):.1f}")
-            mib = f"{memory[side]:>8,.0f}{memory[PLAIN] / memory[side]:>7.1f}" if memory else ""
-            print(
-                f"{name if side == PLAIN else '':<28}{side:<18}{1 / medians[side]:>9.3f}{ratio:>7.2f}"
-                f"{spread if side == OWN else '':>13}{mib}"
-            )
-        print(f"{'':<28}loss, gradients: equal to {rounded:.0e} of their norm, float64 {exact:.0e}", flush=True)
-
-
-def main() -> None:
-    device = best_device()
-    on_gpu = device.type == "cuda"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", choices=KNOWN_BACKBONES, default="dinov3_hplus" if on_gpu else "dinov3_b")
-    parser.add_argument("--batch", type=int, default=32 if on_gpu else 4)
-    parser.add_argument("--memory-batch", type=int, default=32 if on_gpu else 8)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--without-backbone", action="store_true", help="random features only")
-    parser.add_argument("--memory-of", choices=TASKS, help=argparse.SUPPRESS)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.memory_of:
-        print(measure_memory_here(options.memory_of, options.side, options.backbone, options.memory_batch))
-        return
-    names = [name for name, (make, _) in TASKS.items() if not (options.without_backbone and make is with_backbone)]
-    print(describe(device))
-    report(names, options.backbone, options.batch, options.memory_batch, options.repeats, device)
-
-
-if __name__ == "__main__":
-    main()
+        if make is on_features:
+            for side in SIDES:
+                mib = fresh(memory_of, name, side, backbone, memory_batch)
+                yield Row(side, "MiB", [mib], PLAIN, part=f"{name}, {backbone}, memory of a step, batch {memory_batch}")
