@@ -70,6 +70,8 @@ class Results:
             if "machine" in said:
                 if self.content["machine"] is None:
                     print(paired.in_words(said["machine"]), flush=True)
+                    if name in GPU and said["machine"]["gpu"] is None:
+                        print("no GPU: small sizes, and Triton's interpreter; nothing that follows is a figure of a GPU")
                 self.content["machine"] = said["machine"]
             elif "row" in said:
                 self.content["rows"].append({"measurement": name, **said["row"]})

@@ -12,7 +12,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -84,14 +83,23 @@ def difference(detector: MirrorDetector, images: int, device: torch.device) -> f
     return total / images
 
 
-@contextmanager
-def evaluations(
-    detector: MirrorDetector, images: int, precision: str, device: torch.device
-) -> Iterator[tuple[dict[str, Callable[[], object]], list[Path]]]:
-    """Evaluations from files, and from a warm cache of crops, loader and trainer started each time; and the files."""
+def make_pictures(folder: Path, images: int) -> list[Path]:
+    """JPEG and PNG files of 768 x 640 in the published tree."""
+    rng = np.random.default_rng(0)
+    pictures = [smooth_noise(rng, 768, 640) for _ in range(4)]
+    paths = [folder / f"x/{'1_fake' if i % 2 else '0_real'}/{i}.{'png' if i % 4 == 1 else 'jpg'}" for i in range(images)]
+    for i, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pictures[i % 4].save(path, quality=90)
+    return paths
+
+
+def evaluate(detector: MirrorDetector, folder: Path, cache: Path | None = None, **of_trainer: object) -> list[float]:
+    """Evaluate what `make_pictures` made, loader and trainer started anew; return the logits."""
     import lightning as L
 
     from mirror_pl.benchmarks import Layout, Manifest
+    from mirror_pl.callbacks import ScoreKeeper
     from mirror_pl.data import BenchmarkDataModule
     from mirror_pl.modules import DetectorModule
 
@@ -101,30 +109,15 @@ def evaluations(
         name="x", title="x", group="other", published_key="x", source="-", licence="-", how_to_get="-", citation="-",
         layouts={"published": Layout(("x",), {"ALL": (".",)})},
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as name:
-        root = Path(name)
-        rng = np.random.default_rng(0)
-        pictures = [smooth_noise(rng, 768, 640) for _ in range(4)]
-        for i in range(images):
-            folder = root / "data" / "x" / ("1_fake" if i % 2 else "0_real")
-            folder.mkdir(parents=True, exist_ok=True)
-            pictures[i % 4].save(folder / f"{i}.{'png' if i % 4 == 1 else 'jpg'}", quality=90)
-        time.sleep(2.5)  # a file that has just changed is not cached
-
-        def run(cache: Path | None) -> None:
-            data = BenchmarkDataModule(manifest, root / "data", cache_dir=cache)
-            trainer = L.Trainer(
-                accelerator="gpu" if device.type == "cuda" else "cpu", devices=1, precision=PRECISIONS[precision],
-                logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-                default_root_dir=name,
-            )  # fmt: skip
-            trainer.test(DetectorModule(detector), data, verbose=False)
-            detector.to(device)  # Lightning takes it back to the host
-
-        yield (
-            {"evaluation, from files": partial(run, None), "evaluation, from cached crops": partial(run, root / "cache")},
-            sorted((root / "data").rglob("*.*")),
-        )
+    device, keeper = next(detector.parameters()).device, ScoreKeeper()
+    given = {"accelerator": "gpu" if best_device().type == "cuda" else "cpu", "devices": 1, **of_trainer}
+    trainer = L.Trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[keeper],
+        default_root_dir=folder, **given,
+    )  # fmt: skip
+    trainer.test(DetectorModule(detector), BenchmarkDataModule(manifest, folder, cache_dir=cache), verbose=False)
+    detector.to(device)  # Lightning takes it back to the host
+    return keeper.predictions.logits.tolist()
 
 
 @quick(backbone="tiny", images=16, batch=8)
@@ -146,9 +139,13 @@ def rows(backbone: str = "", batch: int = 0, precision: str = "", images: int = 
     given = {"base": "backbone alone", "part": part}
     ways = ways_of(detector, batch, precision == "bfloat16", device)
     yield from timed(ways, repeats, device, "images/s", batch, warm_up=2, **given, **bound)
-    with evaluations(detector, images, precision, device) as (ways, files):
-        decoding = decoding_bound(files)
-        slower = min(bound, decoding, key=lambda one: one["possible"])
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "data"
+        files = make_pictures(folder, images)
+        time.sleep(2.5)  # a file that has just changed is not cached
+        run = partial(evaluate, detector, folder, precision=PRECISIONS[precision])
+        ways = {"evaluation, from files": run, "evaluation, from cached crops": partial(run, cache=Path(name) / "cache")}
+        slower = min(bound, decoding_bound(files), key=lambda one: one["possible"])
         for row in timed(ways, repeats, device, "images/s", images, **given):
             row.possible, row.bound = (slower if row.name.endswith("files") else bound).values()
             yield row

@@ -23,10 +23,11 @@ from mirror_pl.retrieval.fused_kernel import retrieve
 
 pooled = sys.argv[1] == "pooled"
 capability, limit = map(int, sys.argv[2:])
-rows, stages = next(tile[1:] for tile in fused.TILES if tile[0] <= limit)
+fitting = next(tile for shared, tile in fused.TILES if shared <= limit)
+tile = fused.TUNED.get(divmod(capability, 10), fitting)
 constants = dict(
-    K=4096, D=160, TOP_K=128, POOLED=pooled, ROWS=rows, FEW_ROWS=fused.FEW_ROWS, COLUMNS=fused.COLUMNS, GROUPS=256,
-    PAD=512, BLOCK_D=fused.BLOCK_D, ROUNDS=fused.ROUNDS, PRECISION=fused.PRECISION,
+    K=4096, D=160, TOP_K=128, POOLED=pooled, ROWS=tile.rows, FEW_ROWS=fused.FEW_ROWS, COLUMNS=tile.columns, GROUPS=256,
+    PAD=512, BLOCK_D=fused.BLOCK_D, ROUNDS=fused.ROUNDS, PRECISION=tile.precision,
 )
 constants["chosen_columns" if pooled else "sums"] = None
 types = dict.fromkeys(["queries", "keys", "max_weight", "entropy", "pad_logits"], "*fp32")
@@ -40,7 +41,7 @@ source = ASTSource(
     constexprs={(names.index(name),): value for name, value in constants.items()},
     attrs={(names.index(n),): [["tt.divisibility", 16]] for n, kind in signature.items() if kind.startswith("*")},
 )
-options = {"num_warps": fused.WARPS, "num_stages": stages}
+options = {"num_warps": tile.warps, "num_stages": tile.stages}
 kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
 print(json.dumps({"shared": kernel.metadata.shared, "ptx": len(kernel.asm["ptx"])}))
 """

@@ -6,7 +6,7 @@ import subprocess
 import warnings
 from functools import cache
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,17 +14,37 @@ from torch import Tensor
 from mirror_pl.retrieval.chunked import blocks, join, pool_chunked
 from mirror_pl.retrieval.evidence import ENTROPY_EPS
 
-TILES = ((221_184, 128, 2), (81_920, 32, 2), (0, 32, 1))
-"""Shared memory a block that a device must have, in bytes; rows a tile, of one head and as many images as they reach over;
-and stages of the pipeline. Every tile reads all keys of its head twice, so the more rows the better. Found by compiling the
-published size for Hopper (227 KiB), for Ampere and Ada (99 to 163 KiB), and for Turing (64 KiB)."""
-COLUMNS = 64
-"""Keys a block."""
+COLUMNS, WARPS, PRECISION = 64, 8, "tf32x3"
+
+
+class Tile(NamedTuple):
+    """How the kernel is launched.
+
+    Attributes:
+        rows: A tile, of one head and as many images as they reach over. Every tile reads all keys of its head twice, so the
+            more rows the better.
+        columns: Keys a block.
+        warps: Of a program.
+        stages: Of the pipeline.
+        precision: Of the products on the matrix units: "tf32x3" is three tf32 products for one of float32, to about its last
+            bit; "ieee" is none of the matrix units'.
+    """
+
+    rows: int
+    columns: int = COLUMNS
+    warps: int = WARPS
+    stages: int = 1
+    precision: str = PRECISION
+
+
+TUNED: dict[tuple[int, int], Tile] = {}
+"""By compute capability, what ``python bench gpu:tiles`` has found to be the fastest there."""
+TILES = ((221_184, Tile(128, stages=2)), (81_920, Tile(32, stages=2)), (0, Tile(32)))
+"""For other GPUs: shared memory a block that a device must have, in bytes, and the tile. Found by compiling the published
+size for Hopper (227 KiB), for Ampere and Ada (99 to 163 KiB), and for Turing (64 KiB)."""
 FEW_ROWS = 16
 """Rows whose candidates are held in registers at a time."""
-BLOCK_D, WARPS, PROGRAMS_PER_PROCESSOR = 32, 8, 1
-PRECISION = "tf32x3"
-"""Of the products on the matrix units: three tf32 products for one of float32, to about its last bit."""
+BLOCK_D, PROGRAMS_PER_PROCESSOR = 32, 1
 ROUNDS = 12
 """Times that the keys are gone over for candidates, before a row is left over. One is enough as a rule."""
 FRACTION_BITS = 40
@@ -53,16 +73,24 @@ def _has_triton() -> bool:
 
 
 @torch.no_grad()
-def pool_fused(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
+def pool_fused(queries: Tensor, keys: Tensor, top_k: int, tile: Tile | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Average each image's rows; arguments and result as of `pool_chunked`, in float32 and without gradients.
 
     Column sums are added up in fixed point: integers may be added in any order, so the result is the same bytes every time.
+
+    Args:
+        queries: As of `pool_chunked`, like the next two.
+        keys: Likewise.
+        top_k: Likewise.
+        tile: How to launch, to measure that: what goes wrong is raised. None is the device's own, and torch where it fails.
     """
     sums = torch.zeros(len(queries), *keys.shape[:2], dtype=torch.int64, device=queries.device)
     try:
-        max_weight, entropy, left_over = _launch(queries, keys, top_k, sums=sums)
+        max_weight, entropy, left_over = _launch(queries, keys, top_k, tile, sums=sums)
         _check_once(queries, keys, top_k, max_weight, entropy, left_over)
     except Exception as error:
+        if tile is not None:
+            raise
         _give_up(error)
         return pool_chunked(queries, keys, top_k)
     mean_max, mean_entropy = max_weight.mean(dim=(1, 2)), entropy.mean(dim=(1, 2))
@@ -75,13 +103,15 @@ def pool_fused(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tenso
 
 
 @torch.no_grad()
-def select_fused(queries: Tensor, keys: Tensor, top_k: int) -> Tensor | None:
+def select_fused(queries: Tensor, keys: Tensor, top_k: int, tile: Tile | None = None) -> Tensor | None:
     """Choose the slots of each row, ``(B, H, N, top_k)`` int64; arguments as of `pool_fused`. None if that failed."""
     columns = torch.empty(*queries.shape[:3], top_k, dtype=torch.int64, device=queries.device)
     try:
-        max_weight, entropy, left_over = _launch(queries, keys, top_k, columns=columns)
+        max_weight, entropy, left_over = _launch(queries, keys, top_k, tile, columns=columns)
         _check_once(queries, keys, top_k, max_weight, entropy, left_over)
     except Exception as error:
+        if tile is not None:
+            raise
         _give_up(error)
         return None
     if len(left_over):
@@ -129,7 +159,13 @@ def _give_up(error: Exception) -> None:
 
 
 def _launch(
-    queries: Tensor, keys: Tensor, top_k: int, *, sums: Tensor | None = None, columns: Tensor | None = None
+    queries: Tensor,
+    keys: Tensor,
+    top_k: int,
+    tile: Tile | None = None,
+    *,
+    sums: Tensor | None = None,
+    columns: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the kernel.
 
@@ -145,8 +181,9 @@ def _launch(
     batch, heads, tokens, width = queries.shape
     max_weight, entropy = (queries.new_empty(batch, heads, tokens) for _ in range(2))
     left_over = torch.empty(batch, heads, tokens, dtype=torch.int8, device=queries.device)
-    rows, stages = _tile(queries.device)
-    groups = max(COLUMNS, 1 << (2 * top_k - 1).bit_length())
+    tile = tile or tile_of(queries.device)
+    rows = tile.rows
+    groups = max(tile.columns, 1 << (2 * top_k - 1).bit_length())
     tiles = heads * -(-batch * tokens // rows)
     programs = min(tiles, PROGRAMS_PER_PROCESSOR * _processors(queries.device))
     pad_logits = queries.new_empty(programs, rows, 2 * groups)
@@ -157,19 +194,19 @@ def _launch(
         queries, keys, sums, columns, max_weight, entropy, left_over, pad_logits, pad_columns, pad_bounds, pad_counts,
         batch, heads, tokens, *queries.stride()[:3], tiles, width**-0.5, ENTROPY_EPS, 2.0**FRACTION_BITS,
         K=keys.shape[1], D=width, TOP_K=top_k, POOLED=sums is not None,
-        ROWS=rows, FEW_ROWS=FEW_ROWS, COLUMNS=COLUMNS, GROUPS=groups, PAD=2 * groups,
-        BLOCK_D=BLOCK_D, ROUNDS=ROUNDS, PRECISION=PRECISION, num_warps=WARPS, num_stages=stages,
+        ROWS=rows, FEW_ROWS=FEW_ROWS, COLUMNS=tile.columns, GROUPS=groups, PAD=2 * groups,
+        BLOCK_D=BLOCK_D, ROUNDS=ROUNDS, PRECISION=tile.precision, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return max_weight, entropy, left_over.flatten(1).any(dim=1).nonzero().flatten()
 
 
-def _tile(device: torch.device) -> tuple[int, int]:
-    """Return rows a tile and stages of the pipeline; Triton's interpreter, on a CPU, has none of a GPU's limits."""
+def tile_of(device: torch.device) -> Tile:
+    """Return how the kernel is launched on a device; Triton's interpreter, on a CPU, has none of a GPU's limits."""
     if device.type != "cuda":
-        return TILES[-1][1:]
+        return TILES[-1][1]
     properties: Any = torch.cuda.get_device_properties(device)  # whose annotations lag behind
-    limit = properties.shared_memory_per_block_optin
-    return next((rows, stages) for shared, rows, stages in TILES if shared <= limit)
+    fitting = next(tile for shared, tile in TILES if shared <= properties.shared_memory_per_block_optin)
+    return TUNED.get((properties.major, properties.minor), fitting)
 
 
 def _processors(device: torch.device) -> int:
