@@ -31,6 +31,10 @@ GPU = {
 """Parts, and the seconds after which each is ended."""
 
 
+KEY = ("measurement", "part", "name", "unit")
+"""What two rows of a file differ in."""
+
+
 class Results:
     """Rows of a run, in a file as they come.
 
@@ -40,7 +44,7 @@ class Results:
     """
 
     def __init__(self, path: Path | None, resume: bool = False) -> None:
-        self.path = path
+        self.path, self.resume = path, resume
         self.content: dict[str, Any] = {"schema_version": 1, "machine": None, "rows": [], "not_measured": {}}
         if resume:
             if path is None or not path.is_file():
@@ -61,9 +65,9 @@ class Results:
 
     def measure(self, name: str, settings: dict[str, Any]) -> None:
         """Run a measurement, keep its rows, print its tables."""
-        before = [row for row in self.content["rows"] if row["measurement"] == name]
-        if name == "scaling":
-            settings = settings | {"done": json.dumps([row["part"] + row["name"] for row in before])}
+        earlier = [row for row in self.content["rows"] if row["measurement"] == name]
+        if name == "scaling" and self.resume:  # which goes on in the middle
+            settings = settings | {"done": json.dumps(earlier)}
         else:
             self.content["rows"] = [row for row in self.content["rows"] if row["measurement"] != name]
         for said in paired.run(name, settings, paired.SRC, GPU.get(name)):
@@ -74,7 +78,9 @@ class Results:
                         print("no GPU: small sizes, and Triton's interpreter; nothing that follows is a figure of a GPU")
                 self.content["machine"] = said["machine"]
             elif "row" in said:
-                self.content["rows"].append({"measurement": name, **said["row"]})
+                new = {"measurement": name, **said["row"]}
+                same = [row for row in self.content["rows"] if all(row[key] == new[key] for key in KEY)]
+                self.content["rows"] = [row for row in self.content["rows"] if row not in same] + [new]
             else:
                 ((how, why),) = said.items()
                 self.content["not_measured"][name] = f"{how}: {why}"

@@ -94,7 +94,9 @@ def make_pictures(folder: Path, images: int) -> list[Path]:
     return paths
 
 
-def evaluate(detector: MirrorDetector, folder: Path, cache: Path | None = None, **of_trainer: object) -> list[float]:
+def evaluate(
+    detector: MirrorDetector, folder: Path, cache: Path | None = None, workers: int | None = None, **of_trainer: object
+) -> list[float]:
     """Evaluate what `make_pictures` made, loader and trainer started anew; return the logits."""
     import lightning as L
 
@@ -115,7 +117,8 @@ def evaluate(detector: MirrorDetector, folder: Path, cache: Path | None = None, 
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, callbacks=[keeper],
         default_root_dir=folder, **given,
     )  # fmt: skip
-    trainer.test(DetectorModule(detector), BenchmarkDataModule(manifest, folder, cache_dir=cache), verbose=False)
+    data = BenchmarkDataModule(manifest, folder, cache_dir=cache, num_workers=workers)
+    trainer.test(DetectorModule(detector), data, verbose=False)
     detector.to(device)  # Lightning takes it back to the host
     return keeper.predictions.logits.tolist()
 

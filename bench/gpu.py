@@ -167,7 +167,7 @@ def noted(rows: Iterator[Row], note: str) -> Iterator[Row]:
 def retrieval(repeats: int = 5) -> Iterator[Row]:
     """Retrieval and head against the dense module."""
     batch = 32 if ON_GPU else 1
-    yield from noted(bank.rows(batch, batch, repeats if ON_GPU else 1), "aim: the bank's ratio 20")
+    yield from noted(bank.rows(batch, batch if ON_GPU else 0, repeats if ON_GPU else 1), "aim: the bank's ratio 20")
 
 
 def detector(repeats: int = 5) -> Iterator[Row]:
@@ -230,7 +230,7 @@ def scored(rank: int, ranks: int, port: int, folder: str) -> list[float]:
     # Gloo: NCCL refuses two processes on one GPU.
     strategy = DDPStrategy(parallel_devices=[device] * ranks, process_group_backend="gloo")
     model = whole.random_detector(OF_PROCESSES, torch.device("cpu"))
-    return whole.evaluate(model, Path(folder), strategy=strategy, devices="auto" if ON_GPU else ranks)
+    return whole.evaluate(model, Path(folder), workers=0, strategy=strategy, devices="auto" if ON_GPU else ranks)
 
 
 OF_PROCESSES = "dinov3_b" if ON_GPU else "tiny"
@@ -243,7 +243,7 @@ def processes() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, socket.socket() as free:
         whole.make_pictures(Path(folder), images)
         start = time.perf_counter()
-        alone = whole.evaluate(whole.random_detector(OF_PROCESSES, torch.device("cpu")), Path(folder))
+        alone = whole.evaluate(whole.random_detector(OF_PROCESSES, torch.device("cpu")), Path(folder), workers=0)
         yield Row("one process", "s", [time.perf_counter() - start], part=part)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -260,4 +260,6 @@ def processes() -> Iterator[Row]:
 def training(repeats: int = 3) -> Iterator[Row]:
     """Steps of both phases against the plain loop, on random features."""
     backbone, batch = ("dinov3_hplus", 16) if ON_GPU else ("tiny", 1)
-    yield from noted(steps.rows(backbone, batch, batch, 1, repeats if ON_GPU else 1), "aim of Phase 1: ratio 2")
+    yield from noted(
+        steps.rows(backbone, batch, batch if ON_GPU else 0, 1, repeats if ON_GPU else 1), "aim of Phase 1: ratio 2"
+    )

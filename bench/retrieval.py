@@ -107,7 +107,7 @@ def rows(batch: int = 4, memory_batch: int = 32, repeats: int = 5) -> Iterator[R
         ways = {name: lambda way=way: way(model, tokens) for name, way in WAYS.items()}
         bound = matrix_bound(device, torch.float32, operations())
         yield from timed(ways, repeats, device, "images/s", batch, base=DENSE, part=f"{part}, B = {batch}", **bound)
-    for name in WAYS:
+    for name in WAYS if memory_batch else ():
         yield Row(
             name, "MiB", [fresh(memory_of, name, memory_batch)], base=DENSE, part=f"{part}, memory, B = {memory_batch}"
         )

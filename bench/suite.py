@@ -1,8 +1,9 @@
 """What does a suite cost, against as many separate evaluations? In one process, one after the other, without workers.
 
-Three times are measured on the same pictures and in turns: of the suite as it is run (decode once, all conditions, score),
-of each condition by itself (decode, perturb, prepare, score), and of what a suite cannot do without: perturbing, preparing and
-scoring, decoded pictures in hand. The bound asked for is 1.15 of the last. ARNIQA has 24 perturbations of 5 levels.
+Three times are measured on the same pictures and in turns: of the suite as it is run (decode once, all conditions,
+score), of each condition by itself (decode, perturb, prepare, score), and of what a suite cannot do without: perturbing,
+preparing and scoring, decoded pictures in hand. The bound asked for is 1.15 of the last. ARNIQA has 24 perturbations of 5
+levels.
 """
 
 from __future__ import annotations

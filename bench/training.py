@@ -205,19 +205,19 @@ def memory_of(name: str, side: str, backbone: str, batch: int) -> float:
 
 @quick(backbone="tiny", batch=2, memory_batch=2)
 def rows(
-    backbone: str = "", batch: int = 0, memory_batch: int = 0, without_backbone: int = 0, repeats: int = 5
+    backbone: str = "", batch: int = 0, memory_batch: int = -1, without_backbone: int = 0, repeats: int = 5
 ) -> Iterator[Row]:
     """Steps/s in float32; without settings H+ and a batch of 32 on a GPU, and B, 4 and 8 for memory on a CPU.
 
     Args:
         backbone: One of `KNOWN_BACKBONES`.
         batch: Images of a step.
-        memory_batch: Images of a step whose memory is measured.
+        memory_batch: Images of a step whose memory is measured; 0 measures none.
         without_backbone: 1 for random features only.
     """
     device = best_device()
     sizes = ("dinov3_hplus", 32, 32) if device.type == "cuda" else ("dinov3_b", 4, 8)
-    backbone, batch, memory_batch = backbone or sizes[0], batch or sizes[1], memory_batch or sizes[2]
+    backbone, batch, memory_batch = backbone or sizes[0], batch or sizes[1], sizes[2] if memory_batch < 0 else memory_batch
     for name, (make, phase) in TASKS.items():
         if make is with_backbone and without_backbone:
             continue
@@ -239,7 +239,7 @@ def rows(
             row.note = equal if row.name == OWN else ""
             yield row
         del task
-        if make is on_features:
+        if make is on_features and memory_batch:
             for side in SIDES:
                 mib = fresh(memory_of, name, side, backbone, memory_batch)
                 yield Row(side, "MiB", [mib], PLAIN, part=f"{name}, {backbone}, memory of a step, batch {memory_batch}")
