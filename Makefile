@@ -5,7 +5,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install eval demo test test-slow torture test-other-versions test-package docs tables pictures lock audit lint format bench clean
+.PHONY: help install eval demo test test-slow torture test-other-versions test-package docs tables pictures lock audit lint format bench bench-compare clean
 
 help:  ## list the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "make %-22s %s\n", $$1, $$2}'
@@ -78,8 +78,13 @@ format: install  ## put the code into shape
 pictures: install  ## make docs/pictures anew with chromium; ARGS='gallery ...' for some
 	$(BIN)/python tests/pictures.py $(ARGS)
 
-bench: install  ## measure speed and memory
-	$(BIN)/python bench
+bench: install  ## measure speed and memory; ARGS='retrieval --quick' some of it, ARGS=gpu, ARGS=scaling
+	$(BIN)/python bench $(ARGS)
+
+BASE ?= HEAD~1
+NAMES ?= retrieval
+bench-compare: install  ## measure this checkout against BASE=HEAD~1 in turn; NAMES='retrieval index' says what
+	$(BIN)/python bench compare $(BASE) $(NAMES) $(ARGS)
 
 clean:  ## remove environments and caches; results and weights stay
 	rm -rf $(VENV) $(VENV)-other $(VENV)-audit dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
