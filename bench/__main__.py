@@ -21,9 +21,10 @@ from typing import Any
 import paired
 
 DEFAULT = (
-    "retrieval", "detector", "training", "baselines", "decode", "suite", "predict", "ray_engine", "index", "scaling:report"
+    "retrieval", "detector", "training", "baselines", "decode", "suite", "detector:predict", "scaling:ray", "index",
+    "scaling:report",
 )  # fmt: skip
-LONG = ("neighbours", "scaling")
+LONG = ("scaling:neighbours", "scaling")
 GPU = {
     "gpu:kernel": 45, "gpu:tiles": 90, "gpu:products": 25, "gpu:retrieval": 30, "gpu:detector": 150, "gpu:splitting": 35,
     "gpu:processes": 45, "gpu:training": 50,
@@ -118,7 +119,8 @@ def main() -> None:
             from mirror_pl.errors import nearest
 
             parser.error(f"no measurement {name!r}.{nearest(name, known)} Known: {', '.join(known)}, gpu, compare")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what is open is closed
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.default_int_handler)  # so that what is open is closed
     if comparing:
         from compare import compare
 
@@ -134,4 +136,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

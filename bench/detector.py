@@ -13,6 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from decode import decoding_bound, smooth_noise
+from decode import decoding_bound, only_decoded, plain_pillow, smooth_noise
 from mirror_pl.detectors import DetectorConfig, MirrorDetector
 from mirror_pl.detectors.known_backbones import known_backbone
 from paired import Row, best_device, matrix_bound, quick, timed
@@ -154,3 +155,53 @@ def rows(backbone: str = "", batch: int = 0, precision: str = "", images: int = 
             yield row
     found = difference(detector, 32, device)
     yield Row("mean |p_fake(bfloat16) - p_fake(float32)|", "of 32", [found], part=part)
+
+
+def predict(repeats: int = 50) -> Iterator[Row]:
+    """One picture of 2 megapixels, from a file to a prediction; one process, warm, on a CPU, milliseconds taken in turn.
+
+    As JPEG and as PNG, which the recipe compresses as JPEG and decodes again. Time outside the model is that of the whole
+    call less that of the (tiny) detector inside it; plain Pillow decodes, resizes, crops and aligns, to the same pixels.
+    """
+    from mirror_pl.images.pictures import prepare
+    from mirror_pl.prediction import Item, row_of, score
+    from mirror_pl.prediction.formats import as_line
+
+    detector = random_detector("tiny", torch.device("cpu"))
+    inside = began = 0.0
+
+    def before(*_: object) -> None:
+        nonlocal began
+        began = time.perf_counter()
+
+    def after(*_: object) -> None:
+        nonlocal inside
+        inside = time.perf_counter() - began
+
+    detector.register_forward_pre_hook(before)
+    detector.register_forward_hook(after)
+    with tempfile.TemporaryDirectory() as name:
+        for suffix, how in ((".jpg", {"quality": 90}), (".png", {})):
+            path = Path(name) / f"picture{suffix}"
+            smooth_noise(np.random.default_rng(0), 1632, 1224).save(path, **how)
+            pixels = prepare(path, detector.spec).pixels
+            assert pixels is not None
+            assert np.array_equal(pixels[0], plain_pillow(path))
+            ms: dict[str, list[float]] = {"only decoded": [], "plain Pillow": [], "outside the model": [], "whole": []}
+            for round_ in range(repeats + 5):
+                times = [time.perf_counter()]
+                only_decoded(path)
+                times.append(time.perf_counter())
+                plain_pillow(path)
+                times.append(time.perf_counter())
+                ((item, prediction),) = score([Item.of_file(str(path))], detector)
+                as_line(row_of(item, prediction))
+                times.append(time.perf_counter())
+                decoded, plain, whole = (after - before for before, after in pairwise(times))
+                if round_ >= 5:
+                    for values, value in zip(ms.values(), (decoded, plain, whole - inside, whole), strict=True):
+                        values.append(1e3 * value)
+            least = float(np.median(ms["only decoded"]))
+            part = f"{suffix}, 1632 x 1224"
+            for key, values in ms.items():
+                yield Row(key, "ms", values, "plain Pillow", least, "plain Pillow that only decodes", part)

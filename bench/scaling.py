@@ -13,6 +13,8 @@ import io
 import json
 import os
 import statistics
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -162,6 +164,47 @@ def measured(kind: str, size: int, root: Path, ranks: int = 1) -> tuple[float, f
         *strategy,
     ]
     return command("eval", f"output_dir={root / 'out'}", *given, cwd=root, PYTHONPATH=path)
+
+
+def neighbours(repeats: int = 5) -> Iterator[Row]:
+    """The default evaluation beside busy loops; set GOMP_SPINCOUNT=300000 for libgomp's default."""
+    found: dict[int, list[float]] = {0: [], 2: []}
+    for _ in range(repeats):
+        for count, seconds in found.items():
+            loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    seconds.append(command("eval", f"output_dir={folder}/run", cwd=Path(folder))[0])
+            finally:
+                for loop in loops:
+                    loop.kill()
+                    loop.wait()
+    for count, seconds in found.items():
+        yield Row(f"beside {count} loops", "s", seconds, base="beside 0 loops")
+
+
+@quick(images=1000)
+def ray(images: int = 10_000, repeats: int = 5) -> Iterator[Row]:
+    """What Ray costs on one machine: a run but for the start of the cluster; that of its actors is in it.
+
+    On one machine two processes decode; with Ray an actor per core has one that decodes. Needs mirror_pl[ray].
+    """
+    sys.path.insert(0, str(HERE.parent / "tests"))
+    os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[0], os.environ["PYTHONPATH"]])  # of Ray's processes too
+    import ray_driver
+
+    from mirror_pl.prediction.on_ray import connected
+
+    rates: dict[str, list[float]] = {"our own engine": [], "Ray": []}
+    with tempfile.TemporaryDirectory() as name, connected(None):
+        write_shards(Path(name), images, of_tar=250)
+        files = sorted(map(str, Path(name).rglob("*.tar")))
+        for round_ in range(repeats + 1):
+            for (way, found), address in zip(rates.items(), ("none", None), strict=True):
+                seconds = ray_driver.main(address, Path(name) / f"{way[:3]}{round_}.jsonl", 0, files, workers=2)
+                found.extend([images / seconds] * (round_ > 0))
+    for way, found in rates.items():
+        yield Row(way, "images/s", found, "our own engine", part=f"{images:,} pictures of 16 px in {len(files)} shards")
 
 
 @quick(rows=20_000)
