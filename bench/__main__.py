@@ -26,8 +26,8 @@ DEFAULT = (
 )  # fmt: skip
 LONG = ("scaling:neighbours", "scaling")
 GPU = {
-    "gpu:kernel": 45, "gpu:tiles": 90, "gpu:products": 25, "gpu:retrieval": 30, "gpu:detector": 150, "gpu:splitting": 35,
-    "gpu:processes": 45, "gpu:training": 50,
+    "gpu:kernel": 50, "gpu:tiles": 85, "gpu:products": 30, "gpu:retrieval": 30, "gpu:detector": 145, "gpu:splitting": 35,
+    "gpu:processes": 60, "gpu:training": 45,
 }  # fmt: skip
 """Parts, and the seconds after which each is ended."""
 

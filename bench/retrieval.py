@@ -109,5 +109,9 @@ def rows(batch: int = 4, memory_batch: int = 32, repeats: int = 5) -> Iterator[R
         yield from timed(ways, repeats, device, "images/s", batch, base=DENSE, part=f"{part}, B = {batch}", **bound)
     for name in WAYS if memory_batch else ():
         yield Row(
-            name, "MiB", [fresh(memory_of, name, memory_batch)], base=DENSE, part=f"{part}, memory, B = {memory_batch}"
+            name,
+            "MiB",
+            [fresh(memory_of, name, memory_batch, device=device)],
+            base=DENSE,
+            part=f"{part}, memory, B = {memory_batch}",
         )

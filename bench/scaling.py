@@ -64,7 +64,7 @@ def write_shards(folder: Path, images: int, of_tar: int = 1000) -> None:
     rng, pictures = np.random.default_rng(0), []
     for _ in range(100):
         buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (16, 16, 3), np.uint8)).save(buffer, "PNG")
+        Image.fromarray(rng.integers(0, 100, (16, 16, 3), np.uint8)).save(buffer, "PNG")
         pictures.append(buffer.getvalue())
     of_tar = min(of_tar, images // 2)
     for first in range(0, images, of_tar):

@@ -241,5 +241,5 @@ def rows(
         del task
         if make is on_features and memory_batch:
             for side in SIDES:
-                mib = fresh(memory_of, name, side, backbone, memory_batch)
+                mib = fresh(memory_of, name, side, backbone, memory_batch, device=device)
                 yield Row(side, "MiB", [mib], PLAIN, part=f"{name}, {backbone}, memory of a step, batch {memory_batch}")
