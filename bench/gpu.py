@@ -200,6 +200,10 @@ def splitting() -> Iterator[Row]:
     backbone, batch = ("dinov3_b", 256) if ON_GPU else ("tiny", 64)
     model = whole.random_detector(backbone, DEVICE)
     pixels = torch.randint(0, 256, (batch, 3, 224, 224), dtype=torch.uint8, device=DEVICE)
+    if not ON_GPU:
+        import ctypes
+
+        ctypes.CDLL(None).mallopt(-3, 2**17)  # M_MMAP_THRESHOLD: what is freed goes back to the system at once
     with torch.inference_mode(), warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         model(pixels[:1])

@@ -288,7 +288,11 @@ def run(name: str, settings: Mapping[str, Any], src: Path, budget_s: float | Non
     given = [sys.executable, HERE, "--child", name, json.dumps(settings)]
     late = threading.Event()
     with subprocess.Popen(
-        given, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": path}, start_new_session=True
+        given,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path, "BENCH_SRC": str(src)},
+        start_new_session=True,
     ) as process:
 
         def end() -> None:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra  # noqa: F401 - commands need it
 import numpy as np
@@ -139,10 +140,10 @@ def pooled(slots: int, tokens: int) -> tuple[float, float]:
 def measured(kind: str, size: int, root: Path, ranks: int = 1) -> tuple[float, float, str]:
     """Seconds, MiB and what process they are of: of a command, or of a part of the library in a process of its own."""
     if kind in ("slots", "tokens"):
-        return *fresh(pooled, *((size, 200) if kind == "slots" else (4096, size))), "added to a process"
+        return *fresh(pooled, *((size, 200) if kind == "slots" else (4096, size))), "a process, what it added"
     if kind == "index":
         index.make_tree(root / "data", size)
-        return *fresh(listed, str(root / "data")), "added to a process"
+        return *fresh(listed, str(root / "data")), "a process, what it added"
     if kind == "report":
         for number in range(14 * 3):
             benchmark, detector = divmod(number, 3)
@@ -242,13 +243,12 @@ def rows(
                 size, ranks = (min(sizes[-1], 10_000), point) if part == "ranks" else (point, 1)
                 with tempfile.TemporaryDirectory() as folder:
                     seconds, mib, which = measured(part, size, Path(folder), ranks)
-                base = "1" if part == "ranks" else ""
-                bound = {
-                    "possible": known.get((part, "1", "s"), seconds) / min(point, cores()),
-                    "bound": "one, by the cores",
-                }
-                note = f"{size / seconds:,.0f} images/s" if part not in ("slots", "tokens") else ""
-                yield Row(f"{point:,}", "s", [seconds], base, part=part, note=note, **(bound if part == "ranks" else {}))
+                base, note = "", f"{size / seconds:,.0f} images/s" if part not in ("slots", "tokens") else ""
+                bound: dict[str, Any] = {}
+                if part == "ranks":
+                    alone = known.get((part, "1", "s"), seconds)
+                    base, bound = "1", {"possible": alone / min(point, cores()), "bound": "one process's, by the cores"}
+                yield Row(f"{point:,}", "s", [seconds], base, part=part, note=note, **bound)
                 yield Row(f"{point:,}", "MiB", [mib], base, part=part, note=f"peak of {which}")
                 known |= {(part, f"{point:,}", "s"): seconds, (part, f"{point:,}", "MiB"): mib}
         for unit in ("s", "MiB"):
@@ -290,7 +290,7 @@ def draw(known: Known, path: Path) -> None:
     panels = (
         ("Seconds, by images", "s", ("index", "eval", "report", "predict"), 1),
         ("Peak memory in MiB, by images", "MiB", ("index", "eval", "report", "predict"), 1),
-        ("Retrieval of an image, ms", "s", ("slots", "tokens"), 1000),
+        ("Retrieval of an image in ms, by slots or tokens", "s", ("slots", "tokens"), 1000),
         ("Seconds of an evaluation, by processes", "s", ("ranks",), 1),
     )
     figure = Figure(figsize=(10, 7.5), facecolor="white", layout="constrained")
@@ -313,6 +313,6 @@ def draw(known: Known, path: Path) -> None:
             axes.set(xscale="log", yscale="log")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = io.StringIO()
-    with rc_context({"svg.hashsalt": "mirror_pl"}):
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "mirror_pl"}):
         figure.savefig(text, format="svg", metadata={"Date": None})
     write_text(path, text.getvalue())
