@@ -229,7 +229,7 @@ class ServingSettings(DetectorSettings):
     """What ``mirror_pl.app`` and ``mirror_pl.serve`` share."""
 
     device: str
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: str
     host: str
     port: Annotated[int, Field(ge=0, lt=65536)]
     hosts: list[Annotated[str, Field(pattern=r"^[^/:*]+$")]]

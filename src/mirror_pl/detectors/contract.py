@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mirror_pl.calibration import Calibration
 from mirror_pl.detectors.aggregation import CropPolicy
+from mirror_pl.detectors.exact import no_narrower
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.detectors.verdict import Prediction, Verdict
 from mirror_pl.errors import CheckpointError, ConfigError
@@ -43,7 +44,8 @@ class Detector(nn.Module, ABC):
         protocol: Which crops its published evaluation looks at, and how they become one score.
         calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
             `forward` returns is its own.
-        backbone: The part that nearly all the time goes to, and that ``compile=true`` compiles.
+        backbone: The part that nearly all the time goes to, that ``compile=true`` compiles, and whose weights may have half
+            precision. The rest is float32, and stays so under ``to(torch.bfloat16)``.
     """
 
     title: ClassVar[str] = ""
@@ -178,7 +180,7 @@ class Detector(nn.Module, ABC):
             policy: Which crops are scored, and how they become one score; None is the published `protocol`.
             batch_size: Crops at a time, at most.
             device: Where to; the detector stays there. None leaves it where it is.
-            precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+            precision: Of the backbone: one of `scoring.PRECISIONS`.
 
         Returns:
             A `Prediction` for a single picture, a list of them in order for a list.
@@ -212,6 +214,11 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def score(self, pixels: Tensor) -> Verdict:
         """Score pixels ``(B, 3, H, W)`` in [0, 1]."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        for name, part in self.named_children() if recurse else ():
+            part._apply(fn if name == "backbone" else no_narrower(fn))
+        return super()._apply(no_narrower(fn), recurse=False)  # type: ignore[no-untyped-call]
 
     def checkpoint_gradients(self) -> None:
         """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time.

@@ -119,8 +119,11 @@ def evaluate(
                 if folder:
                     _say_finished(folder, job.weights, data.index, job.console)
                 return
-            detector, reused = build_detector(settings)
-            heads = [build_detector(_of_head(job, place).settings)[0] for place in range(len(settings.heads or ()))]
+            precision = str(job.trainer.precision)
+            detector, reused = build_detector(settings, precision)
+            heads = [
+                build_detector(_of_head(job, place).settings, precision)[0] for place in range(len(settings.heads or ()))
+            ]
             job.clock.lap("load")
             parts = _parts(job, detector)
         except BaseException:

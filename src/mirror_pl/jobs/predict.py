@@ -22,7 +22,7 @@ from rich.text import Text
 
 from mirror_pl.config.build_detector import build_condition, build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import PredictSettings, read_settings
-from mirror_pl.detectors.scoring import PRECISIONS
+from mirror_pl.detectors.scoring import precision_of
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
 from mirror_pl.images.origin import require_credentials
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
@@ -69,8 +69,7 @@ def run(cfg: DictConfig) -> None:
     if settings.engine == "local":
         device_of(settings.device)  # what cannot be is said before anything is loaded
     build_policy(settings)
-    if settings.precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {settings.precision}")
+    precision_of(settings.precision)
     if settings.provenance:
         require_credentials()
     check_inputs(settings.input)
@@ -231,7 +230,7 @@ class _Job:
 
 
 def _load(settings: PredictSettings) -> Detector:
-    return build_detector(settings)[0]
+    return build_detector(settings, settings.precision)[0]
 
 
 def _dependencies(

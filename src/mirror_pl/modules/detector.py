@@ -183,7 +183,7 @@ class DetectorModule(TrainableModule):
     def _scores(self, batch: Batch) -> dict[str, Tensor]:
         """Score a batch by the detector's own logits."""
         if len(batch.ids) == 0:  # every image of the batch was undecodable
-            logit = p_fake = torch.empty(0, device=self.device)
+            logit = p_fake = torch.empty(0, dtype=torch.float32, device=self.device)
         else:
             with float32_products(batch.pixels.device, tf32=self.tf32):
                 logit, p_fake = self.scorer(batch.pixels)[:2]
