@@ -294,3 +294,19 @@ def test_the_examples_of_the_page_run_as_written(tmp_path: Path) -> None:
     scope: dict[str, Any] = {}
     exec(code, scope)
     assert scope["figures"]["test/bal_acc"] == pytest.approx(scope["again"]["test/bal_acc"])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("16-true", torch.float16)])
+def test_half_weights_through_the_trainer_are_those_of_loading(precision: Any, dtype: torch.dtype) -> None:
+    """Lightning converts the whole module, and torch's default dtype during a step: neither reaches bank and head."""
+    found = DetectorModule(load_detector("miniature"))
+    batches: Any = trainer(precision=precision).predict(found, wildrf(batch_size=4))
+    kept = {name: weight.dtype for name, weight in found.detector.state_dict().items()}
+    assert kept == {name: dtype if name.startswith("backbone.") else torch.float32 for name in kept}
+    data = wildrf()
+    pictures = [data.index.data_root / path for path in data.index.paths]
+    loaded = load_detector("miniature", dtype=dtype).predict(pictures, batch_size=4, precision=precision)
+    logits = torch.cat([batch["logit"] for batch in batches])
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, torch.tensor([one.logit for one in loaded]), atol=1e-5, rtol=0)
+    assert found.detector.double().head.classifier[0].weight.dtype == torch.float64
