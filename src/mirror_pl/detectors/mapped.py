@@ -46,12 +46,12 @@ class MappedFiles:
         return tensor if is_there else self.copied(tensor, device, dtype)
 
     def copied(self, tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-        """Return a copy of a tensor on a device and of a dtype."""
+        """Return a copy of a tensor on a device and of a dtype; it may be written to."""
         source = tensor
         if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.nbytes >= mmap.PAGESIZE:
             with suppress(OSError):
                 source = self._from_file(tensor)
-        return source.to(device, dtype, copy=True)
+        return source.to(device, dtype, copy=source is tensor)  # a mapping of its own is a copy
 
     def _from_file(self, tensor: Tensor) -> Tensor:
         """Return it through a mapping of its own; itself, where it is not what a file holds."""
