@@ -14,6 +14,7 @@ from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDete
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source, calibration_for
 from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.detectors.known_backbones import known_backbone
+from mirror_pl.detectors.quantise import quantise
 from mirror_pl.detectors.registry import detector_class, needs_backbone, settings_of, trained_file
 from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.detectors.variants import variant_name
@@ -124,7 +125,9 @@ _kept: _Kept | None = None
 """The detector of the job before. One only: two large ones would not fit into the memory that one was planned for."""
 
 
-def build_detector(settings: DetectorSettings, precision: str = "32-true") -> tuple[Detector, bool]:
+def build_detector(
+    settings: DetectorSettings, precision: str = "32-true", device: torch.device | str = "cpu"
+) -> tuple[Detector, bool]:
     """Load the detector that ``detector``, ``checkpoint``, ``memory_path`` and ``backbone`` name, or that of the job before.
 
     The jobs of a sweep run one after another in one process. A job gets the detector of the one before if all settings that
@@ -134,13 +137,15 @@ def build_detector(settings: DetectorSettings, precision: str = "32-true") -> tu
     Args:
         settings: Of a command.
         precision: Of the backbone, by Lightning's names. One that is none of `PRECISIONS` is left to Lightning.
+        device: Where it is going to score, and is quantised.
 
     Returns:
-        The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer.
+        The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer, unless it
+        was quantised.
 
     Raises:
         ConfigError: If there is no checkpoint to load, or it is of another variant than was named, or the calibration is
-            another detector's.
+            another detector's, or it cannot be quantised, see `quantise`.
         CheckpointError: As `load_detector`.
     """
     global _kept
@@ -154,7 +159,8 @@ def build_detector(settings: DetectorSettings, precision: str = "32-true") -> tu
     # Before the load: files that change while they are read are not those that were asked for.
     states = ((path, path and path_state(path)) for path in paths)
     dtype = PRECISIONS.get(precision, PRECISIONS["32-true"]).weights
-    request = (settings.detector, settings.compile, dtype, backbone, source, *states)
+    eight_bits = settings.quantise and (settings.quantise, precision, str(device))
+    request = (settings.detector, settings.compile, eight_bits, dtype, backbone, source, *states)
     if kept is not None and kept.request == request and kept.tensors == _tensors_of(kept.detector):
         _kept = kept
         kept.detector.calibration = _calibration(settings, kept.detector)
@@ -163,6 +169,8 @@ def build_detector(settings: DetectorSettings, precision: str = "32-true") -> tu
         del kept
         gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
     detector = _mirror(settings, backbone, dtype) if is_mirror else loaded(settings, dtype=dtype)
+    if settings.quantise:
+        quantise(detector.to(device), settings.quantise, precision=precision)
     if settings.compile:
         detector.backbone.compile()
     _kept = _Kept(request, _tensors_of(detector), detector)

@@ -87,6 +87,7 @@ class DetectorSettings(CheckpointSettings):
     calibration: Weights | None
     abstain: Annotated[float, Field(gt=0, le=0.5)] | None
     compile: bool
+    quantise: Literal["fp8", "int8", None]
     crops: str | None
     aggregate: str
     aggregate_of: str
@@ -98,6 +99,8 @@ class DetectorSettings(CheckpointSettings):
     def _bands_are_there(self) -> DetectorSettings:
         if self.abstain is not None and self.calibration is None:
             raise _refusal("abstain: it needs a calibration, which has the bands; give calibration=FILE too")
+        if self.quantise is not None and not self.detector.merge_lora:
+            raise _refusal("quantise and detector.merge_lora=false: adapters are merged first; leave one of the two out")
         return self
 
 
@@ -137,8 +140,8 @@ class EvalSettings(ScoringSettings):
     def _one_of_two(self) -> EvalSettings:
         if self.resume and self.repeat is not None:
             raise _refusal("repeat and resume: a repetition is a run of its own; give one of the two")
-        if self.heads and (self.calibration or self.repeat):
-            raise _refusal("heads: calibration and repeat are of one detector; score it by itself")
+        if self.heads and (self.calibration or self.repeat or self.quantise):
+            raise _refusal("heads: calibration, repeat and quantise are of one detector; score it by itself")
         return self
 
 

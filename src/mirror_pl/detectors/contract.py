@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from mirror_pl.detectors.checkpoint.read import RawCheckpoint
+    from mirror_pl.detectors.quantise import Quantised
 
 DEVICE_TURN = threading.RLock()
 """For devices other than a CPU: how a GPU multiplies is a setting of the process, which threads must not change in turns."""
@@ -44,6 +45,7 @@ class Detector(nn.Module, ABC):
         protocol: Which crops its published evaluation looks at, and how they become one score.
         calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
             `forward` returns is its own.
+        quantised: What quantising did to it, see `quantise`; None where it was not.
         backbone: The part that nearly all the time goes to, that ``compile=true`` compiles, and whose weights may have half
             precision. The rest is float32, and stays so under ``to(torch.bfloat16)``.
     """
@@ -55,6 +57,7 @@ class Detector(nn.Module, ABC):
     protocol: ClassVar[CropPolicy] = CropPolicy()
     backbone: nn.Module
     calibration: Calibration | None = None
+    quantised: Quantised | None = None
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()

@@ -119,8 +119,8 @@ def evaluate(
                 if folder:
                     _say_finished(folder, job.weights, data.index, job.console)
                 return
-            precision = str(job.trainer.precision)
-            detector, reused = build_detector(settings, precision)
+            precision, device = str(job.trainer.precision), job.trainer.strategy.root_device
+            detector, reused = build_detector(settings, precision, device)
             heads = [
                 build_detector(_of_head(job, place).settings, precision)[0] for place in range(len(settings.heads or ()))
             ]
@@ -132,6 +132,8 @@ def evaluate(
             raise
         if folder:
             _announce(job, folder, reused)
+            if detector.quantised is not None:
+                print_plain(str(detector.quantised), job.console)
         with dashboards(job.trainer, job.cfg, job.console):
             job.keeper.parts = parts
             module = DetectorModule(detector, heads=heads, policy=job.policy, tf32=settings.tf32)
@@ -258,6 +260,7 @@ def _complete(
         "device": device,
         "processes": trainer.world_size,
         "precision": trainer.precision,
+        **({} if detector.quantised is None else {"quantised": asdict(detector.quantised)}),
         "split_to": predictions.most_together,
         "fused_kernel": why_not_fused() or ("used" if trainer.strategy.root_device.type == "cuda" else None),
         "report": record.report.name,

@@ -154,6 +154,8 @@ class DetectorModule(TrainableModule):
 
     def setup(self, stage: str) -> None:
         """Count by the subsets of what is to be scored."""
+        if stage == "fit" and self.detector.quantised is not None:
+            raise ConfigError("quantise: a quantised detector cannot be trained; load it without")
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         self.scored_sets = getattr(data, "scored_sets", {}) if stage in ("fit", "validate", "test") else {}
