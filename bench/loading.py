@@ -267,9 +267,8 @@ def main() -> None:
     for name, row in medians.items():  # each precision and device begins with the plain path
         plain = row if name.startswith("plain") else plain
         seconds = "".join(f"{row[key]:>9.3f}{row[key] / plain[key]:>8.3f}" for key in ("load_s", "used_s"))
-        print(
-            f"{name:<36}{seconds}{row['load_bytes'] / row['held_bytes']:>12.2f}{row['used_bytes'] / row['held_bytes']:>12.2f}"
-        )
+        memory = "".join(f"{row[key] / row['held_bytes']:>12.2f}" for key in ("load_bytes", "used_bytes"))
+        print(f"{name:<36}{seconds}{memory}")
 
 
 if __name__ == "__main__":

@@ -80,9 +80,7 @@ def quantise(detector: Detector, kind: Kind, *, precision: str = "32-true") -> Q
     if getattr(detector, "lora", None) is not None:
         raise ConfigError(f"quantise={kind}: LoRA is kept apart; load it merged: detector.merge_lora=true, merge=True")
     backbone: nn.Module | None = getattr(detector, "backbone", None)
-    layers = (
-        {} if backbone is None else {name: part for name, part in backbone.named_modules() if _is_of_a_layer(name, part)}
-    )
+    layers = [] if backbone is None else [part for name, part in backbone.named_modules() if _is_of_a_layer(name, part)]
     if backbone is None or not layers:
         raise ConfigError(f"quantise={kind}: {detector.name} has no transformer whose linear layers could be quantised")
     pictures = _pictures(detector)
@@ -90,16 +88,14 @@ def quantise(detector: Detector, kind: Kind, *, precision: str = "32-true") -> Q
     from torchao.quantization import quantize_
     from torchao.utils import TorchAOBaseTensor
 
-    quantize_(backbone, config, filter_fn=lambda part, _: part in layers.values())
-    done = sum(isinstance(part.weight, TorchAOBaseTensor) for part in layers.values())  # it leaves some sizes as they are
+    quantize_(backbone, config, filter_fn=lambda part, _: part in layers)
+    done = sum(isinstance(part.weight, TorchAOBaseTensor) for part in layers)  # it leaves some sizes as they are
     after = _logits(detector, pictures, precision)
     difference = np.abs(after - before)
     flipped = int(((after > 0) != (before > 0)).sum())
     found = Quantised(kind, done, len(pictures), float(difference.max()), float(difference.mean()), flipped)
     if not done or flipped > MOST_FLIPPED or not np.isfinite(difference).all():
-        raise ConfigError(
-            f"{found}; accepted is {MOST_FLIPPED}, if scores are finite and a layer was quantised: leave quantise out"
-        )
+        raise ConfigError(f"{found}; accepted is {MOST_FLIPPED}, with finite scores and a layer or more: leave quantise out")
     detector.quantised = found
     return found
 
@@ -113,9 +109,7 @@ def _config(kind: str, device: torch.device) -> Any:
     try:
         from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, Int8DynamicActivationInt8WeightConfig
     except ImportError as error:
-        raise ConfigError(
-            f"quantise={kind} needs torchao, which is not installed: pip install 'mirror_pl[quantise]'"
-        ) from error
+        raise ConfigError("quantise: torchao is not installed: pip install 'mirror_pl[quantise]'") from error
     if kind not in ("fp8", "int8"):
         raise ConfigError(f"quantise must be fp8 or int8, got {kind!r}")
     if kind == "int8":
