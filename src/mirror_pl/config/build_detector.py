@@ -158,7 +158,7 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
         gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
     detector = _mirror(settings, backbone) if is_mirror else loaded(settings)
     if settings.compile:
-        detector.backbone.compile()
+        detector.compile_backbone()
     _kept = _Kept(request, _tensors_of(detector), detector)
     detector.calibration = _calibration(settings, detector)
     return detector, False

@@ -43,7 +43,8 @@ class Detector(nn.Module, ABC):
         protocol: Which crops its published evaluation looks at, and how they become one score.
         calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
             `forward` returns is its own.
-        backbone: The part that nearly all the time goes to, and that ``compile=true`` compiles.
+        backbone: The part that nearly all the time goes to, and that `compile_backbone` compiles.
+        compiled: Whether that was done.
     """
 
     title: ClassVar[str] = ""
@@ -53,6 +54,7 @@ class Detector(nn.Module, ABC):
     protocol: ClassVar[CropPolicy] = CropPolicy()
     backbone: nn.Module
     calibration: Calibration | None = None
+    compiled: bool = False
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
@@ -67,6 +69,17 @@ class Detector(nn.Module, ABC):
             f"  {self.spec.crop_px} px crops, {self.protocol.crops}; licence: {self.licence}\n"
             f"  {count:,} parameters, {str(weight.dtype).removeprefix('torch.')} on {weight.device}, {mode}"
         )
+
+    def compile_backbone(self) -> None:
+        """Let torch compile the backbone: one of its layers, whose code serves them all; the whole where it has no layers.
+
+        Names in its state dict stay as they are. The first batch waits for it: some seconds, fewer where the folder
+        ``TORCHINDUCTOR_CACHE_DIR`` has it from another process.
+        """
+        lists = [module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)]
+        for layer in max(lists, key=len, default=[self.backbone]):
+            layer.compile()
+        self.compiled = True
 
     @classmethod
     def load(cls, checkpoint: str | Path, *args: Any, **settings: Any) -> Self:

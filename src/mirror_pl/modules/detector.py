@@ -102,7 +102,7 @@ class DetectorModule(TrainableModule):
         self.retrieval_gradient = retrieval_gradient
         self.mixup = mixup
         self.heads = SeveralHeads([detector, *heads]) if heads else None
-        self.scorer = SplittingScorer(self.heads or detector)
+        self.scorer = SplittingScorer(self.heads or detector, one_size=detector.compiled)
         self.scored_sets: dict[str, BenchmarkIndex] = {}
         self.conditions = [""]
         self.balanced_accuracy = nn.ModuleList()
