@@ -172,7 +172,7 @@ def build_detector(
     if settings.quantise:
         quantise(detector.to(device), settings.quantise, precision=precision)
     if settings.compile:
-        detector.backbone.compile()
+        detector.compile_backbone()
     _kept = _Kept(request, _tensors_of(detector), detector)
     detector.calibration = _calibration(settings, detector)
     return detector, False

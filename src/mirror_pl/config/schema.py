@@ -29,6 +29,9 @@ def _resolved(name: str, info: ValidationInfo) -> str:
     return local_path(name, "backbone.path" if info.field_name == "path" else str(info.field_name))
 
 
+PrecisionName: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"]
+"""Of `detectors.scoring.PRECISIONS`, which is not asked here: it imports torch, and a wrong setting is answered at once."""
+
 Weights = Annotated[str, AfterValidator(_resolved)]
 """A file or folder of weights, or of a calibration: a path, or an id on the Hugging Face Hub (`HubId`), made into one."""
 
@@ -193,7 +196,7 @@ class PredictSettings(ScoringSettings):
     input: list[str]
     output: str | None
     device: str
-    precision: str
+    precision: PrecisionName
     max_megapixels: Positive
     timeout_s: Positive
     maps: str | None
@@ -232,7 +235,7 @@ class ServingSettings(DetectorSettings):
     """What ``mirror_pl.app`` and ``mirror_pl.serve`` share."""
 
     device: str
-    precision: str
+    precision: PrecisionName
     host: str
     port: Annotated[int, Field(ge=0, lt=65536)]
     hosts: list[Annotated[str, Field(pattern=r"^[^/:*]+$")]]

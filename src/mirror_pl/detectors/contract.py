@@ -46,8 +46,9 @@ class Detector(nn.Module, ABC):
         calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
             `forward` returns is its own.
         quantised: What quantising did to it, see `quantise`; None where it was not.
-        backbone: The part that nearly all the time goes to, that ``compile=true`` compiles, and whose weights may have half
+        backbone: The part that nearly all the time goes to, that `compile_backbone` compiles, and whose weights may have half
             precision. The rest is float32, and stays so under ``to(torch.bfloat16)``.
+        compiled: Whether that was done.
     """
 
     title: ClassVar[str] = ""
@@ -58,6 +59,7 @@ class Detector(nn.Module, ABC):
     backbone: nn.Module
     calibration: Calibration | None = None
     quantised: Quantised | None = None
+    compiled: bool = False
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
@@ -72,6 +74,17 @@ class Detector(nn.Module, ABC):
             f"  {self.spec.crop_px} px crops, {self.protocol.crops}; licence: {self.licence}\n"
             f"  {count:,} parameters, {str(weight.dtype).removeprefix('torch.')} on {weight.device}, {mode}"
         )
+
+    def compile_backbone(self) -> None:
+        """Let torch compile the backbone: one of its layers, whose code serves them all; the whole where it has no layers.
+
+        Names in its state dict stay as they are. The first batch waits for it: some seconds, fewer where the folder
+        ``TORCHINDUCTOR_CACHE_DIR`` has it from another process.
+        """
+        lists = [module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)]
+        for layer in max(lists, key=len, default=[self.backbone]):
+            layer.compile()
+        self.compiled = True
 
     @classmethod
     def load(cls, checkpoint: str | Path, *args: Any, **settings: Any) -> Self:

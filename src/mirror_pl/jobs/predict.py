@@ -22,7 +22,6 @@ from rich.text import Text
 
 from mirror_pl.config.build_detector import build_condition, build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import PredictSettings, read_settings
-from mirror_pl.detectors.scoring import precision_of
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
 from mirror_pl.images.origin import require_credentials
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
@@ -69,7 +68,6 @@ def run(cfg: DictConfig) -> None:
     if settings.engine == "local":
         device_of(settings.device)  # what cannot be is said before anything is loaded
     build_policy(settings)
-    precision_of(settings.precision)
     if settings.provenance:
         require_credentials()
     check_inputs(settings.input)

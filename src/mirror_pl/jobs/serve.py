@@ -11,7 +11,6 @@ from rich.console import Console
 
 from mirror_pl.config.build_detector import build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import ServeSettings, ServingSettings, read_settings
-from mirror_pl.detectors.scoring import precision_of
 from mirror_pl.errors import ConfigError
 from mirror_pl.prediction import device_of
 from mirror_pl.prediction.engine import LARGEST_BATCH
@@ -54,7 +53,6 @@ def check_extra(library: str, extra: str) -> None:
 def scorer_of(settings: ServingSettings, console: Console) -> Scorer:
     """Load the detector, and say so if it is the miniature."""
     device, policy = device_of(settings.device), build_policy(settings)
-    precision_of(settings.precision)
     detector, _ = build_detector(settings, settings.precision, device)
     if detector.quantised is not None:
         print_plain(str(detector.quantised), console)

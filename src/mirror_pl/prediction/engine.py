@@ -71,9 +71,8 @@ def score(
     policy, limits = policy or detector.protocol, limits or Limits()
     at_once = pictures_at_once(batch_size, policy)
     ahead = 2 * (at_once + num_workers)
-    predict = partial(
-        predict_all, detector, policy=policy, batch_size=batch_size, precision=precision, scorer=SplittingScorer(detector)
-    )
+    scorer = SplittingScorer(detector, one_size=detector.compiled)
+    predict = partial(predict_all, detector, policy=policy, batch_size=batch_size, precision=precision, scorer=scorer)
     prepare = partial(
         prepare_item,
         spec=detector.spec,
