@@ -46,8 +46,8 @@ class Detector(nn.Module, ABC):
         calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
             `forward` returns is its own.
         quantised: What quantising did to it, see `quantise`; None where it was not.
-        backbone: The part that nearly all the time goes to, that `compile_backbone` compiles, and whose weights may have half
-            precision. The rest is float32, and stays so under ``to(torch.bfloat16)``.
+        backbone: The part that nearly all the time goes to, that `compile_backbone` compiles, and whose weights may have
+            half precision; the rest is float32, and stays so under ``to(torch.bfloat16)``.
         compiled: Whether that was done.
     """
 
