@@ -32,8 +32,9 @@ test-slow: install  ## run the long proofs as well
 torture: install  ## kill, signal, fill disks, damage files in bulk, for half an hour; ARGS='kills --count 3' for less
 	$(BIN)/python tests/torture.py $(ARGS)
 
-test-other-versions: $(VENV)-other/bin/.installed  ## run the detector's tests under transformers 4.57 and Pillow 13
+test-other-versions: $(VENV)-other/bin/.installed  ## run the detector's tests under transformers 4.57 and Pillow 13, and those of quantise=
 	$(VENV)-other/bin/python -m pytest -n auto --dist loadfile --ignore-glob='*perturb*' tests/detectors tests/images \
+	  tests/config/test_detector_reuse.py \
 	  tests/integration/test_eval.py tests/integration/test_contracts.py $(ARGS)
 
 # Without the app: gradio goes neither with this transformers nor with this Pillow.
@@ -42,7 +43,7 @@ $(VENV)-other/bin/.installed: pyproject.toml constraints.txt
 	sed -E 's/^transformers==.*/transformers==4.57.6/; s/^pillow==.*/pillow==13.0.0 ; python_version >= "3.11"/' constraints.txt \
 	  > $(VENV)-other/constraints.txt
 	$(VENV)-other/bin/python -m pip install --quiet --disable-pip-version-check \
-	  --constraint $(VENV)-other/constraints.txt --editable '.[test]'
+	  --constraint $(VENV)-other/constraints.txt --editable '.[test,quantise]'
 	touch $@
 
 test-package: install  ## build the wheel, install it in a fresh environment, run it from another folder; ARGS=dist keeps both

@@ -47,20 +47,23 @@ def compare(base: str, names: list[str], rounds: int, settings: dict[str, Any]) 
         finally:
             subprocess.run(["git", "-C", root, "worktree", "remove", "--force", tree], check=True)
     print(f"\nthis checkout / {base}, {rounds} rounds; interval of the median ratio, by order statistics")
-    print(f"{'':<72}{base[:12]:>12}{'this':>12}  {'unit':<9}{'ratio':>7}{'interval':>18}")
+    print(f"{'':<46}{base[:12]:>12}{'this':>12}  {'unit':<9}{'ratio':>7}{'interval':>18}")
+    heading = ()
     for key, medians in found.items():
-        title = ": ".join(filter(None, key[:3]))[:71]
+        if heading != (heading := key[:2]):
+            print(": ".join(filter(None, heading)))
+        title = f"  {key[2][:43]}"
         before, after = medians.values()
         if len(before) != rounds or len(after) != rounds or not all(before):
             counts = ", ".join(f"{side} {len(values)} of {rounds}" for side, values in medians.items())
-            print(f"{title:<72}not compared: rounds with it: {counts}")
+            print(f"{title:<46}not compared: rounds with it: {counts}")
             continue
         low, high, _ = paired.interval([new / old for new, old in zip(after, before, strict=True)])
         middle, other = statistics.median(after), statistics.median(before)
         spread = f"{low:.3f} to {high:.3f}"
         told = "" if low > 1 or high < 1 else "  cannot be told from 1"
         cells = f"{paired.number(other):>12}{paired.number(middle):>12}  {key[3]:<9}{middle / other:>7.3f}{spread:>18}"
-        print(f"{title:<72}{cells}{told}")
+        print(f"{title:<46}{cells}{told}")
     print(f"coverage of the intervals: {100 * paired.interval([0.0] * rounds)[2]:.1f} %")
     for what, why in lost.items():
         print(f"not measured: {what}: {why}")

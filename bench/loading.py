@@ -175,6 +175,7 @@ def measure_here(way: Way, folder: Path) -> dict[str, float]:
     result = {"load_s": time.perf_counter() - start, "load_bytes": float(resident_bytes("VmHWM") - before)}
     checksum = _touch(detector)
     result |= {"used_s": time.perf_counter() - start, "used_bytes": float(resident_bytes("VmHWM") - before)}
+    result["held_bytes"] = float(sum(tensor.nbytes for tensor in detector.state_dict().values()))
     return result | {"checksum": checksum}
 
 
@@ -198,7 +199,8 @@ def measure(
 
     Returns:
         The bytes of the weights, and for each way the medians of ``load_s``, ``load_bytes`` (of the load alone) and
-        ``used_s``, ``used_bytes`` (up to the use of every tensor). Bytes are resident memory added to the peak.
+        ``used_s``, ``used_bytes`` (up to the use of every tensor), and ``held_bytes``, of the detector's tensors. Bytes are
+        resident memory added to the peak.
 
     Raises:
         RuntimeError: If two ways that should give the same weights do not.
@@ -216,7 +218,7 @@ def measure(
     unmerged = {row["checksum"] for name in names if name in _SAME_WEIGHTS for row in rounds[name]}
     if len(unmerged) > 1:
         raise RuntimeError(f"the ways load different weights: their sums are {unmerged}")
-    keys = ("load_s", "load_bytes", "used_s", "used_bytes")
+    keys = ("load_s", "load_bytes", "used_s", "used_bytes", "held_bytes")
     medians = {name: {key: statistics.median(row[key] for row in rows) for key in keys} for name, rows in rounds.items()}
     return int(weights), medians
 
@@ -259,13 +261,14 @@ def main() -> None:
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     weights, medians = measure(options.backbone, options.repeats, options.folder)
     print(f"{options.backbone}, {weights:,} bytes of float32 weights; medians of {options.repeats}, warm file cache")
-    print("after imports; used: until every tensor was summed; bytes: what the peak grew by, in times the weights\n")
+    print("after imports; used: until every tensor was summed; bytes: what the peak grew by, in times the tensors\n")
     print(f"{'':<36}{'load s':>9}{'ratio':>8}{'used s':>9}{'ratio':>8}{'load bytes':>12}{'used bytes':>12}")
     plain: dict[str, float] = {}
     for name, row in medians.items():  # each precision and device begins with the plain path
         plain = row if name.startswith("plain") else plain
         seconds = "".join(f"{row[key]:>9.3f}{row[key] / plain[key]:>8.3f}" for key in ("load_s", "used_s"))
-        print(f"{name:<36}{seconds}{row['load_bytes'] / weights:>12.2f}{row['used_bytes'] / weights:>12.2f}")
+        memory = "".join(f"{row[key] / row['held_bytes']:>12.2f}" for key in ("load_bytes", "used_bytes"))
+        print(f"{name:<36}{seconds}{memory}")
 
 
 if __name__ == "__main__":

@@ -92,6 +92,7 @@ CONFINED = {
     "transformers": {"detectors"},
     "ray": {"prediction"},
     "peft": {"detectors"},
+    "torchao": {"detectors"},
     "huggingface_hub": {"hub", "detectors"},
     "gdown": {"jobs"},
     "wandb": {"callbacks", "reports"},  # the first for how a run begins and ends, the second for what is in it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib import import_module
@@ -37,6 +38,8 @@ def start(name: str) -> None:
     # work, that takes the time from the very thread that they wait for (docs/performance.md).
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    for library in ("torchao", "torch.utils._pytree"):  # transformers imports the first, which has remarks on its own files
+        logging.getLogger(library).setLevel(logging.ERROR)
     is_first = STARTED_BY_US not in os.environ
     with stopped_by_signals(name, quietly=not is_first):
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from omegaconf import OmegaConf
@@ -14,8 +15,9 @@ from mirror_pl.benchmarks import benchmark_names, load_manifest
 from mirror_pl.config.build import build, build_manifest, build_trainer
 from mirror_pl.config.build_detector import build_backbone
 from mirror_pl.config.command import check_choices, check_overrides, compose, without_aliases
-from mirror_pl.config.schema import BackboneSettings, ConvertSettings, EvalSettings, read_settings
+from mirror_pl.config.schema import BackboneSettings, ConvertSettings, EvalSettings, PrecisionName, read_settings
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
+from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError
 from mirror_pl.jobs import eval as evaluation
 from mirror_pl.locate import CHECKOUT, config_dir
@@ -84,6 +86,10 @@ def test_values_are_converted_once_for_all() -> None:
     assert (settings.require_all, settings.detector.merge_lora, settings.num_workers) == (False, False, 7)
     assert settings.output_dir == "2026"
     assert cfg.data.num_workers == 7
+
+
+def test_precisions_are_those_of_the_detectors() -> None:
+    assert get_args(PrecisionName) == tuple(PRECISIONS)
 
 
 def test_settings_that_were_not_given() -> None:

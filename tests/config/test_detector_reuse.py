@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import shutil
 import sys
@@ -26,6 +27,7 @@ from mirror_pl.detectors import MirrorDetector, load_detector
 from mirror_pl.detectors.checkpoint import BackboneSource
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.jobs.eval import run
+from mirror_pl.locate import miniature_dir
 
 
 @pytest.fixture
@@ -45,7 +47,8 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[MirrorDetector]]:
 
 
 def detector_of(*overrides: str) -> tuple[MirrorDetector, bool]:
-    return build.build_detector(read_settings(compose("eval", overrides), EvalSettings))
+    cfg = compose("eval", overrides)
+    return build.build_detector(read_settings(cfg, EvalSettings), cfg.trainer.precision)
 
 
 def scores(folder: Path) -> list[float]:
@@ -85,8 +88,25 @@ def test_a_job_that_rounds_the_weights_leaves_none_of_it(loads: list[Any], tmp_p
 
     exact = logits("before")
     assert logits("rounded", "trainer.precision=bf16-true") != exact
-    assert len(loads) == 1
+    assert len(loads) == 2
     assert logits("after") == exact
+    assert len(loads) == 3
+
+
+def test_half_weights_in_8_bits_are_loaded_so_and_handed_on(loads: list[Any], tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    images = ["benchmark=wildrf", f"data_root={SMALL.data_root}", f"checkpoint={miniature_dir() / 'detector'}"]
+    same = [*images, "trainer.accelerator=cpu", "num_workers=0", "trainer.precision=bf16-true", "quantise=int8"]
+    for name in ("one", "two"):
+        run(compose("eval", [*same, f"output_dir={tmp_path / name}"]))
+        facts = json.loads((tmp_path / name / "run.json").read_text())
+        assert facts["precision"] == "bf16-true"
+        assert facts["quantised"]["kind"] == facts["config"]["quantise"] == "int8"
+        assert (facts["quantised"]["pictures"], facts["quantised"]["flipped"]) == (32, 0)
+    assert len(loads) == 1
+    assert scores(tmp_path / "one") == scores(tmp_path / "two")
+    assert loads[0]().head.classifier[0].weight.dtype == torch.float32
+    assert not detector_of(*same[:-1])[1]
     assert len(loads) == 2
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from golden_set import SMALL
+from safetensors.torch import load_file, save_file
 
 from mirror_pl.detectors import DetectorConfig, load_detector
 from mirror_pl.detectors.checkpoint import read_detector, save_folder
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
+from mirror_pl.detectors.mapped import MappedFiles
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.files import path_sha256
 
@@ -66,6 +68,35 @@ def test_a_dtype_is_the_backbones(checkpoint: Path, merge: bool) -> None:
     p_fake = detector(SMALL.pixels()[:4]).p_fake
     assert p_fake.dtype == torch.float32
     assert 0 < (p_fake - SMALL.column("prob_fake")[:4]).abs().max() < 0.1
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="tells by Linux's list of mappings")
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_converting_leaves_no_pages_of_the_file(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / f"x.{kind}"
+    content = {"a": torch.randn(2**11, 2**10), "b": torch.randn(2**10, 2**11), "c": torch.randn(3).bfloat16()}
+    if kind == "pth":
+        torch.save(content, file)
+        with torch.serialization.set_default_mmap_options(mmap.MAP_PRIVATE):
+            tensors = torch.load(file, mmap=True)
+    else:
+        save_file(content, file)
+        tensors = load_file(file)
+    files = MappedFiles()
+    for name, tensor in tensors.items():
+        assert torch.equal(files.converted(tensor, "cpu", torch.float16), content[name].half())
+    assert resident_kib(file) < 256  # of 16 MiB; the kernel maps what is around a page that is read
+    assert files.converted(tensors["a"], "cpu", torch.float32) is tensors["a"]
+    with torch.no_grad():
+        tensors["a"][-1, -1] += 1  # is not in the file
+    assert torch.equal(files.copied(tensors["a"], "cpu", torch.float32), tensors["a"])
+    assert not torch.equal(tensors["a"], content["a"])
+
+
+def resident_kib(path: Path) -> int:
+    """Of all mappings of a file."""
+    parts = Path("/proc/self/smaps").read_text().split("VmFlags")
+    return sum(int(part.split("Rss:")[1].split()[0]) for part in parts if str(path) in part)
 
 
 @pytest.mark.parametrize("merge", [True, False])

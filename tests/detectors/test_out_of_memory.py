@@ -59,6 +59,22 @@ def test_a_batch_is_split_until_it_fits(error: BaseException) -> None:
     assert detector.sizes == [3, 3, 1], "later batches are not tried whole again"
 
 
+def test_batches_of_a_compiled_detector_have_one_size() -> None:
+    detector = Greedy(6, RuntimeError("out of memory"))
+    scorer = SplittingScorer(detector, one_size=True)
+    first, last = torch.rand(5, 3, 4, 4), torch.rand(2, 3, 4, 4)
+    scorer(first)
+    logit, p_fake, _ = scorer(last)
+    assert detector.sizes == [5, 5]
+    torch.testing.assert_close(logit, last.mean(dim=(1, 2, 3)) - 0.5)
+    torch.testing.assert_close(p_fake, logit.sigmoid())
+    with pytest.warns(UserWarning, match="do not fit"):
+        scorer(torch.rand(8, 3, 4, 4))
+    detector.sizes.clear()
+    scorer(last)
+    assert detector.sizes == [4], "what does not fit is not what others are filled up to"
+
+
 def test_a_single_image_that_does_not_fit_is_an_error() -> None:
     with (
         pytest.warns(UserWarning, match="do not fit"),

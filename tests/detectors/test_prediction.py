@@ -123,6 +123,11 @@ def test_precision(small_detector: MirrorDetector) -> None:
     mixed = [prediction.p_fake for prediction in small_detector.predict(paths, precision="bf16-mixed")]
     assert exact != mixed
     assert max(abs(a - b) for a, b in zip(exact, mixed, strict=True)) < 0.02  # type: ignore[operator]
+    for ask in (small_detector.predict, small_detector.maps):
+        with pytest.raises(
+            ConfigError, match=r"weights .* are torch.float32, .* load_detector\(..., dtype=torch.bfloat16\)"
+        ):
+            ask(paths[0], precision="bf16-true")
 
 
 def test_no_trace_in_the_process(small_detector: MirrorDetector, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from mirror_pl.errors import ConfigError
 from mirror_pl.images import CROPS, PreprocessSpec, cut, plan_crops, preprocess
 from mirror_pl.images.crops import crop_count
+from mirror_pl.images.spec import Resample
 
 SIDES = st.integers(1, 700)
 COUNTS = {"center": 1, "five": 5, "grid3x3": 9, "grid4x4": 16, "grid5x5": 25, "multiscale": 3, "native": 1, "windows": 5}
@@ -36,6 +37,20 @@ def test_the_central_crop_is_evaluations_for_500_sizes() -> None:
         crops = cut(image, suffix, spec, plan_crops(size, spec))
         np.testing.assert_array_equal(crops[0], preprocess(image, suffix, spec), str(size))
         assert crops.shape == (1, 48, 48, 3)
+
+
+@pytest.mark.parametrize("resample", ["bicubic", "bilinear", "lanczos"])
+def test_a_part_that_is_resized_by_itself_is_that_of_the_whole(resample: Resample) -> None:
+    """With a short side of a power of two, along which a part begins by itself; long sides are of all lengths."""
+    generator = random.Random(1)
+    for number in range(150):
+        spec = PreprocessSpec(max_short_side_px=64, crop_px=generator.choice([1, 24, 63, 64, 80]), resample=resample)
+        size = (generator.randint(1, 300), generator.randint(1, 300))
+        if number % 5 == 0:
+            size = (size[0], size[0])
+        image = picture(*size, seed=number)
+        crops = cut(image, ".jpg", spec, plan_crops(size, spec))
+        np.testing.assert_array_equal(crops[0], preprocess(image, ".jpg", spec), str((size, spec.crop_px)))
 
 
 def test_the_central_crop_by_the_published_recipe() -> None:

@@ -21,6 +21,7 @@ from lightning.pytorch.tuner import Tuner
 
 import mirror_pl
 from mirror_pl import BenchmarkDataModule, DetectorModule, TrainingDataModule, load_detector
+from mirror_pl.data import benchmark
 from mirror_pl.errors import CheckpointError, ConfigError, DataError
 from mirror_pl.locate import CHECKOUT
 
@@ -83,6 +84,38 @@ def test_test_validate_and_predict_give_the_published_figures() -> None:
     assert sorted(found) == list(range(len(data.index)))
     for image, p_fake in found.items():
         assert p_fake == pytest.approx(golden[data.index.paths[image]], abs=1e-4)
+
+
+@pytest.mark.parametrize(("scored_s", "expected"), [(1.0, 1), (1e-3, 13), (1e-6, 16)])
+def test_decoding_processes_keep_up_with_the_detector(
+    scored_s: float, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Decoding takes 10 ms here, so that a detector of 1 ms wants ten, and a quarter more; there are 16 cores."""
+    clock = iter(number // 2 * 1.0 + number % 2 * 0.01 for number in range(1000))
+    monkeypatch.setattr(benchmark, "usable_cores", lambda: 16)
+    monkeypatch.setattr(DetectorModule, "seconds_per_crop", lambda self, together: scored_s)
+    data, loaders = BenchmarkDataModule("wildrf", SMALL.data_root), []
+    made = data.test_dataloader
+
+    def watched() -> Any:
+        with monkeypatch.context() as patch:
+            patch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
+            loaders.append(made())
+        workers, loaders[0].num_workers, loaders[0].prefetch_factor = loaders[0].num_workers, 0, None
+        assert workers == expected
+        return loaders[0]
+
+    monkeypatch.setattr(data, "test_dataloader", watched)
+    trainer(limit_test_batches=1).test(module(), data, verbose=False)
+    assert loaders
+
+
+def test_how_long_a_crop_takes_is_measured() -> None:
+    one = module()
+    trainer(limit_test_batches=1).test(one, wildrf(), verbose=False)
+    before = torch.get_rng_state()
+    assert 1e-6 < one.seconds_per_crop(4) < 10
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_a_score_that_is_not_finite_counts_in_no_figure() -> None:
@@ -294,3 +327,19 @@ def test_the_examples_of_the_page_run_as_written(tmp_path: Path) -> None:
     scope: dict[str, Any] = {}
     exec(code, scope)
     assert scope["figures"]["test/bal_acc"] == pytest.approx(scope["again"]["test/bal_acc"])
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16-true", torch.bfloat16), ("16-true", torch.float16)])
+def test_half_weights_through_the_trainer_are_those_of_loading(precision: Any, dtype: torch.dtype) -> None:
+    """Lightning converts the whole module, and torch's default dtype during a step: neither reaches bank and head."""
+    found = DetectorModule(load_detector("miniature"))
+    batches: Any = trainer(precision=precision).predict(found, wildrf(batch_size=4))
+    kept = {name: weight.dtype for name, weight in found.detector.state_dict().items()}
+    assert kept == {name: dtype if name.startswith("backbone.") else torch.float32 for name in kept}
+    data = wildrf()
+    pictures = [data.index.data_root / path for path in data.index.paths]
+    loaded = load_detector("miniature", dtype=dtype).predict(pictures, batch_size=4, precision=precision)
+    logits = torch.cat([batch["logit"] for batch in batches])
+    assert logits.dtype == torch.float32
+    torch.testing.assert_close(logits, torch.tensor([one.logit for one in loaded]), atol=1e-5, rtol=0)
+    assert found.detector.double().head.classifier[0].weight.dtype == torch.float64

@@ -66,6 +66,7 @@ def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> 
         Run(IMAGES, memory="c" * 64),
         Run(IMAGES, compat="published"),
         Run(IMAGES, settings={"perturb": ["resize_0.5", "jpeg_70"], "tf32": True}),
+        Run(IMAGES, settings={"quantise": "int8"}),
     ]
     named = name_detectors(gathered(tmp_path, *runs))
     assert [detector.label for detector in named] == [
@@ -74,8 +75,9 @@ def test_precision_memory_and_variants_make_another_detector(tmp_path: Path) -> 
         "mirror/tiny (memory cccccccc, 32-true)",
         "mirror/tiny (its own memory, 32-true, published protocol)",
         "mirror/tiny (its own memory, 32-true, tf32, perturb resize_0.5+jpeg_70)",
+        "mirror/tiny (its own memory, 32-true, quantise int8)",
     ]
-    assert [detector.published_as is None for detector in named] == [False, False, False, False, True]
+    assert [detector.published_as is None for detector in named] == [False, False, False, False, True, True]
 
 
 def test_crops_are_named_where_they_are_not_those_of_the_published_evaluation(tmp_path: Path) -> None:

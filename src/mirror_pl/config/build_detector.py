@@ -7,12 +7,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mirror_pl.config.schema import BackboneSettings, CheckpointSettings, DetectorSettings, ScoringSettings
 from mirror_pl.detectors import BackboneConfig, CropPolicy, Detector, MirrorDetector, load_detector
 from mirror_pl.detectors.checkpoint import BackboneSource, backbone_source, calibration_for
 from mirror_pl.detectors.checkpoint.backbone_folder import read_backbone_folder
 from mirror_pl.detectors.known_backbones import known_backbone
+from mirror_pl.detectors.quantise import quantise
 from mirror_pl.detectors.registry import detector_class, needs_backbone, settings_of, trained_file
+from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.detectors.variants import variant_name
 from mirror_pl.errors import CheckpointError, ConfigError, nearest
 from mirror_pl.files import kept_sha256, path_state
@@ -20,8 +24,6 @@ from mirror_pl.images import Condition, condition_of
 from mirror_pl.locate import miniature_dir
 
 if TYPE_CHECKING:
-    import torch
-
     from mirror_pl.calibration import Calibration
 
 
@@ -123,19 +125,27 @@ _kept: _Kept | None = None
 """The detector of the job before. One only: two large ones would not fit into the memory that one was planned for."""
 
 
-def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
+def build_detector(
+    settings: DetectorSettings, precision: str = "32-true", device: torch.device | str = "cpu"
+) -> tuple[Detector, bool]:
     """Load the detector that ``detector``, ``checkpoint``, ``memory_path`` and ``backbone`` name, or that of the job before.
 
     The jobs of a sweep run one after another in one process. A job gets the detector of the one before if all settings that
     make a detector are the same, its files have not been written to, and the job before left its tensors as they were: a
-    precision that rounds the weights, or a strategy that wraps modules, does not.
+    strategy that wraps modules does not.
+
+    Args:
+        settings: Of a command.
+        precision: Of the backbone, by Lightning's names. One that is none of `PRECISIONS` is left to Lightning.
+        device: Where it is going to score, and is quantised.
 
     Returns:
-        The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer.
+        The detector, in eval mode, and whether it is that of the job before. Its device is left to the trainer, unless it
+        was quantised.
 
     Raises:
         ConfigError: If there is no checkpoint to load, or it is of another variant than was named, or the calibration is
-            another detector's.
+            another detector's, or it cannot be quantised, see `quantise`.
         CheckpointError: As `load_detector`.
     """
     global _kept
@@ -148,7 +158,9 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
     paths = [None if path is None else Path(path).resolve() for path in (checkpoint, settings.memory_path)]
     # Before the load: files that change while they are read are not those that were asked for.
     states = ((path, path and path_state(path)) for path in paths)
-    request = (settings.detector, settings.compile, backbone, source, *states)
+    dtype = PRECISIONS.get(precision, PRECISIONS["32-true"]).weights
+    eight_bits = settings.quantise and (settings.quantise, precision, str(device))
+    request = (settings.detector, settings.compile, eight_bits, dtype, backbone, source, *states)
     if kept is not None and kept.request == request and kept.tensors == _tensors_of(kept.detector):
         _kept = kept
         kept.detector.calibration = _calibration(settings, kept.detector)
@@ -156,9 +168,11 @@ def build_detector(settings: DetectorSettings) -> tuple[Detector, bool]:
     if kept is not None:
         del kept
         gc.collect()  # Lightning's trainer and module hold each other, and with them the detector of the job before
-    detector = _mirror(settings, backbone) if is_mirror else loaded(settings)
+    detector = _mirror(settings, backbone, dtype) if is_mirror else loaded(settings, dtype=dtype)
+    if settings.quantise:
+        quantise(detector.to(device), settings.quantise, precision=precision)
     if settings.compile:
-        detector.backbone.compile()
+        detector.compile_backbone()
     _kept = _Kept(request, _tensors_of(detector), detector)
     detector.calibration = _calibration(settings, detector)
     return detector, False
@@ -170,7 +184,7 @@ def _calibration(settings: DetectorSettings, detector: Detector) -> Calibration 
     return calibration_for(detector.name, checkpoint_of(settings), settings.calibration, settings.abstain, protocol)
 
 
-def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> MirrorDetector:
+def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None, dtype: torch.dtype) -> MirrorDetector:
     if settings.detector.size is not None:
         raise ConfigError("detector.size: the checkpoint or backbone=NAME says it; leave detector.size out")
     detector = load_detector(
@@ -179,6 +193,7 @@ def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> Mirr
         backbone_folder=backbone_folder(settings.backbone),
         memory_path=settings.memory_path,
         merge=settings.detector.merge_lora,
+        dtype=dtype,
     )
     # detector=mirror takes what the checkpoint says it is.
     asked, found = settings.detector.name, variant_name(detector.config.head)
@@ -190,14 +205,15 @@ def _mirror(settings: DetectorSettings, backbone: BackboneConfig | None) -> Mirr
     return detector
 
 
-def loaded(settings: CheckpointSettings, merge: bool = True) -> Detector:
-    """Load a detector with the settings that its class takes.
+def loaded(settings: CheckpointSettings, merge: bool = True, dtype: torch.dtype = torch.float32) -> Detector:
+    """Load a detector with the settings that its class takes, its backbone's weights in `dtype`.
 
     Raises:
         ConfigError, CheckpointError: As `load_detector`.
     """
     merge = merge and settings.detector.merge_lora
-    return load_detector(checkpoint_of(settings), detector=kind_of_detector(settings), merge=merge, **_given(settings))
+    kind = kind_of_detector(settings)
+    return load_detector(checkpoint_of(settings), detector=kind, merge=merge, dtype=dtype, **_given(settings))
 
 
 def _given(settings: CheckpointSettings) -> dict[str, Any]:

@@ -29,6 +29,9 @@ def _resolved(name: str, info: ValidationInfo) -> str:
     return local_path(name, "backbone.path" if info.field_name == "path" else str(info.field_name))
 
 
+PrecisionName: TypeAlias = Literal["32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true"]
+"""Of `detectors.scoring.PRECISIONS`, which is not asked here: it imports torch, and a wrong setting is answered at once."""
+
 Weights = Annotated[str, AfterValidator(_resolved)]
 """A file or folder of weights, or of a calibration: a path, or an id on the Hugging Face Hub (`HubId`), made into one."""
 
@@ -87,6 +90,7 @@ class DetectorSettings(CheckpointSettings):
     calibration: Weights | None
     abstain: Annotated[float, Field(gt=0, le=0.5)] | None
     compile: bool
+    quantise: Literal["fp8", "int8", None]
     crops: str | None
     aggregate: str
     aggregate_of: str
@@ -98,6 +102,8 @@ class DetectorSettings(CheckpointSettings):
     def _bands_are_there(self) -> DetectorSettings:
         if self.abstain is not None and self.calibration is None:
             raise _refusal("abstain: it needs a calibration, which has the bands; give calibration=FILE too")
+        if self.quantise is not None and not self.detector.merge_lora:
+            raise _refusal("quantise and detector.merge_lora=false: adapters are merged first; leave one of the two out")
         return self
 
 
@@ -137,8 +143,8 @@ class EvalSettings(ScoringSettings):
     def _one_of_two(self) -> EvalSettings:
         if self.resume and self.repeat is not None:
             raise _refusal("repeat and resume: a repetition is a run of its own; give one of the two")
-        if self.heads and (self.calibration or self.repeat):
-            raise _refusal("heads: calibration and repeat are of one detector; score it by itself")
+        if self.heads and (self.calibration or self.repeat or self.quantise):
+            raise _refusal("heads: calibration, repeat and quantise are of one detector; score it by itself")
         return self
 
 
@@ -190,7 +196,7 @@ class PredictSettings(ScoringSettings):
     input: list[str]
     output: str | None
     device: str
-    precision: str
+    precision: PrecisionName
     max_megapixels: Positive
     timeout_s: Positive
     maps: str | None
@@ -229,7 +235,7 @@ class ServingSettings(DetectorSettings):
     """What ``mirror_pl.app`` and ``mirror_pl.serve`` share."""
 
     device: str
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    precision: PrecisionName
     host: str
     port: Annotated[int, Field(ge=0, lt=65536)]
     hosts: list[Annotated[str, Field(pattern=r"^[^/:*]+$")]]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import statistics
+import time
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -28,7 +31,9 @@ from mirror_pl.stopping import in_worker
 LARGEST_BATCH = {"cpu": 16, "cuda": 256}
 """Images per batch, by kind of device, from which on more bring no speed; the second for every accelerator."""
 MOST_WORKERS = 8
-"""Workers taken at most when `num_workers` is left open."""
+"""Workers taken at most when `num_workers` is left open and nothing is measured."""
+MEASURED_IMAGES = 8
+"""Images that are decoded to see how long one takes, after a first one that only warms up."""
 
 
 class BenchmarkDataModule(L.LightningDataModule):
@@ -43,7 +48,8 @@ class BenchmarkDataModule(L.LightningDataModule):
             miniature where that is.
         batch_size: Crops per batch and process; "auto" takes `LARGEST_BATCH` of the device. A batch that does not fit into
             memory is split by the module that scores it.
-        num_workers: Decoding processes of each process; None takes one per core, `MOST_WORKERS` at most.
+        num_workers: Decoding processes of each process; None takes as many as keep up with the module that scores, by how
+            long both take on a few images, one per core at most; in a training one per core, `MOST_WORKERS` at most.
         reals: Folder of real images for subsets that have only fakes, instead of the benchmark's shared ones.
         pair: Pair such subsets with shared reals at all.
         labels: What labels the images, in place of the names of folders.
@@ -93,7 +99,7 @@ class BenchmarkDataModule(L.LightningDataModule):
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.cache_limit_gb = cache_limit_gb
         self.batch_size = batch_size
-        self.num_workers = workers(num_workers)
+        self.num_workers = num_workers if num_workers is None else workers(num_workers)
         self.spec = spec
         self.crops = crops
         self.labels = labels
@@ -199,15 +205,32 @@ class BenchmarkDataModule(L.LightningDataModule):
         ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
         limit, crops = int(self.cache_limit_gb * 1e9), self.crops or "center"
         cache = None if self.cache_dir is None else CropCache(self.cache_dir, self.spec, limit, crops, self.conditions)
+        dataset = BenchmarkDataset(self.index, self.spec, cache, crops, self.conditions)
         return DataLoader(
-            InBatches(BenchmarkDataset(self.index, self.spec, cache, crops, self.conditions), collate_images),
+            InBatches(dataset, collate_images),
             batch_size=None,
             sampler=ShareOfBatches(len(self.index), self.images_per_batch, ranks, rank, self.done),
-            num_workers=self.num_workers,
+            num_workers=self._workers_for(dataset),
             collate_fn=as_it_is,  # type: ignore[arg-type]  # without batch_size, it is given no list
             pin_memory=device_type(self.trainer) == "cuda",
             worker_init_fn=in_worker,
         )
+
+    def _workers_for(self, dataset: BenchmarkDataset) -> int:
+        """Return how many processes decode: a quarter more than keep up with the module, where nobody says how many."""
+        module: Any = None if self.trainer is None else self.trainer.lightning_module
+        given = self.num_workers is not None or not hasattr(module, "seconds_per_crop")
+        if given or self.trainer is None or self.trainer.state.fn == "fit":  # which must not draw random numbers for this
+            return workers(self.num_workers)
+        places = np.linspace(0, len(dataset) - 1, MEASURED_IMAGES + 1).astype(int).tolist()
+        seconds = []
+        for place in places:
+            began = time.perf_counter()
+            dataset[place]
+            seconds.append(time.perf_counter() - began)
+        crops = crop_count(self.crops or "center") * len(self.conditions)
+        wanted = 1.25 * statistics.mean(seconds[1:]) / (crops * module.seconds_per_crop(self.crops_per_batch))
+        return max(1, min(math.ceil(wanted), usable_cores() // self.trainer.num_devices))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return what `test_dataloader` returns."""

@@ -56,6 +56,15 @@ class Backbone(nn.Module):
             config: Any = self.model.config
             config.pos_embed_rescale = None if factor is None else float(factor)  # transformers refuses an integer
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Backbone:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        rope = getattr(self.model, "rope_embeddings", None)
+        rounded = [] if rope is None else [buffer for buffer in rope.buffers() if buffer.dtype.itemsize < 4]
+        if rounded:  # angles are computed in float32, whatever the weights are
+            self.restore_constants()
+            self.model.rope_embeddings.to(rounded[0].device)
+        return self
+
     @torch.no_grad()
     def restore_constants(self) -> None:
         """Make the constant buffers anew that no file carries, after construction on the meta device."""

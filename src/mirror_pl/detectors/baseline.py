@@ -21,6 +21,7 @@ from mirror_pl.detectors.contract import Detector
 from mirror_pl.detectors.detector_config import VIT_BOUNDS, LoraConfig, check_bounds, from_mapping
 from mirror_pl.detectors.exact import exact_float32
 from mirror_pl.detectors.lora import ATTENTION, add_lora, merge_lora
+from mirror_pl.detectors.mapped import MappedFiles
 from mirror_pl.detectors.normalise import Normalise
 from mirror_pl.detectors.verdict import Verdict
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown
@@ -182,7 +183,7 @@ class Baseline(Detector):
             if merge and lora is not None:
                 with torch.device("meta"):
                     check_fit(tensors, tensor_shapes(make(lora)), path, cls.title)
-                tensors, lora = merge_lora(tensors, lora, device), None
+                tensors, lora = merge_lora(tensors, lora, device, dtype), None
             found: Self = assembled(lambda: make(lora), tensors, path, cls.title, device, dtype)
         except (ConfigError, TypeError) as error:
             raise CheckpointError(f"checkpoint: {path} carries a description that is damaged: {error}") from error
@@ -306,9 +307,9 @@ def assembled(
         _refuse([f"  {len(wrong)} of another type: {name_list(wrong, 4)}"], path, what)
     detector.normalise = Normalise(detector.spec.mean, detector.spec.std)
     constants = {f"normalise.{name}": tensor for name, tensor in detector.normalise.state_dict().items()}
-    live = live_names(detector)
+    live, files = live_names(detector), MappedFiles()
     weights = {
-        name: tensor.to(device, dtype if name.startswith("backbone.") else torch.float32)
+        name: files.converted(tensor, device, dtype if name.startswith("backbone.") else torch.float32)
         if tensor.is_floating_point()
         else tensor.to(device)
         for name, tensor in (*((live[name], tensor) for name, tensor in tensors.items()), *constants.items())

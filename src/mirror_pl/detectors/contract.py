@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mirror_pl.calibration import Calibration
 from mirror_pl.detectors.aggregation import CropPolicy
+from mirror_pl.detectors.exact import no_narrower
 from mirror_pl.detectors.scoring import predict_all
 from mirror_pl.detectors.verdict import Prediction, Verdict
 from mirror_pl.errors import CheckpointError, ConfigError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from mirror_pl.detectors.checkpoint.read import RawCheckpoint
+    from mirror_pl.detectors.quantise import Quantised
 
 DEVICE_TURN = threading.RLock()
 """For devices other than a CPU: how a GPU multiplies is a setting of the process, which threads must not change in turns."""
@@ -43,7 +45,10 @@ class Detector(nn.Module, ABC):
         protocol: Which crops its published evaluation looks at, and how they become one score.
         calibration: What makes its logits probabilities, and where it says unsure, in `predict`; None for nothing. What
             `forward` returns is its own.
-        backbone: The part that nearly all the time goes to, and that ``compile=true`` compiles.
+        quantised: What quantising did to it, see `quantise`; None where it was not.
+        backbone: The part that nearly all the time goes to, that `compile_backbone` compiles, and whose weights may have
+            half precision; the rest is float32, and stays so under ``to(torch.bfloat16)``.
+        compiled: Whether that was done.
     """
 
     title: ClassVar[str] = ""
@@ -53,6 +58,8 @@ class Detector(nn.Module, ABC):
     protocol: ClassVar[CropPolicy] = CropPolicy()
     backbone: nn.Module
     calibration: Calibration | None = None
+    quantised: Quantised | None = None
+    compiled: bool = False
 
     def __init__(self, spec: PreprocessSpec) -> None:
         super().__init__()
@@ -67,6 +74,17 @@ class Detector(nn.Module, ABC):
             f"  {self.spec.crop_px} px crops, {self.protocol.crops}; licence: {self.licence}\n"
             f"  {count:,} parameters, {str(weight.dtype).removeprefix('torch.')} on {weight.device}, {mode}"
         )
+
+    def compile_backbone(self) -> None:
+        """Let torch compile the backbone: one of its layers, whose code serves them all; the whole where it has no layers.
+
+        Names in its state dict stay as they are. The first batch waits for it: some seconds, fewer where the folder
+        ``TORCHINDUCTOR_CACHE_DIR`` has it from another process.
+        """
+        lists = [module for module in self.backbone.modules() if isinstance(module, nn.ModuleList)]
+        for layer in max(lists, key=len, default=[self.backbone]):
+            layer.compile()
+        self.compiled = True
 
     @classmethod
     def load(cls, checkpoint: str | Path, *args: Any, **settings: Any) -> Self:
@@ -178,7 +196,7 @@ class Detector(nn.Module, ABC):
             policy: Which crops are scored, and how they become one score; None is the published `protocol`.
             batch_size: Crops at a time, at most.
             device: Where to; the detector stays there. None leaves it where it is.
-            precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+            precision: Of the backbone: one of `scoring.PRECISIONS`.
 
         Returns:
             A `Prediction` for a single picture, a list of them in order for a list.
@@ -212,6 +230,11 @@ class Detector(nn.Module, ABC):
     @abstractmethod
     def score(self, pixels: Tensor) -> Verdict:
         """Score pixels ``(B, 3, H, W)`` in [0, 1]."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        for name, part in self.named_children() if recurse else ():
+            part._apply(fn if name == "backbone" else no_narrower(fn))
+        return super()._apply(no_narrower(fn), recurse=False)  # type: ignore[no-untyped-call]
 
     def checkpoint_gradients(self) -> None:
         """Compute each layer anew in the backward pass instead of keeping its activations: less memory, more time.

@@ -1,12 +1,13 @@
-"""How a GPU multiplies float32: bank and head in full float32 always, the backbone in TF32 where the user allows it."""
+"""What computes in float32, whatever the rest does: bank and head, and on a GPU without TF32, which the backbone may use."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class _Switch(NamedTuple):
@@ -59,3 +60,17 @@ def exact_float32(device: torch.device) -> Iterator[None]:
     """Compute as the tensors' dtypes say, outside autocast and without TF32 products."""
     with torch.autocast(device.type, enabled=False), float32_products(device, tf32=False):
         yield
+
+
+def no_narrower(convert: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a conversion of a module's tensors that moves as `convert` does, and rounds no float32 to fewer bits.
+
+    For what computes in float32, under ``half()``, ``to(torch.bfloat16)`` or Lightning's ``bf16-true``.
+    """
+
+    def kept(tensor: Tensor) -> Tensor:
+        converted = convert(tensor)
+        is_rounded = converted.is_floating_point() and converted.dtype.itemsize < 4 <= tensor.dtype.itemsize
+        return tensor.to(converted.device) if is_rounded else converted
+
+    return kept

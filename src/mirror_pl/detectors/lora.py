@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mirror_pl.detectors.detector_config import LoraConfig
+from mirror_pl.detectors.mapped import MappedFiles
 
 ADAPTER = "default"
 """peft's name of the one adapter; part of the parameter names in the published files."""
@@ -59,28 +60,38 @@ def adapter_shapes(
 
 @torch.no_grad()
 def merge_lora(
-    tensors: Mapping[str, Tensor], config: LoraConfig, device: torch.device | str | None = None
+    tensors: Mapping[str, Tensor],
+    config: LoraConfig,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """Fold adapters into the weights they adapt: W + scaling x B A, computed in float32.
 
-    The weights are changed in place, since a second copy of them would be a fifth of the detector: of a memory-mapped file,
-    which must be mapped privately, only the pages that change take memory, and the file stays as it is.
+    Weights that stay where and what they are, are changed in place, since a second copy of them would be a fifth of the
+    detector: of a memory-mapped file, which must be mapped privately, only the pages that change take memory, and the file
+    stays as it is. Others are copied one by one.
 
     Args:
         tensors: Weights under this project's names; each ``X.lora_a`` ``(rank, in)`` goes with ``X.lora_b`` ``(out, rank)``
             and ``X.weight`` ``(out, in)``.
         config: The adapters' scaling.
-        device: Where adapted weights are moved first; then it is the moved ones that change. None leaves them.
+        device: Where adapted weights go. None leaves them.
+        dtype: Of adapted weights, once they are merged and rounded to what they were. None leaves them.
 
     Returns:
-        The weights without adapters; each keeps its dtype.
+        The weights without adapters.
     """
     merged = {name: tensor.detach() for name, tensor in tensors.items() if not name.endswith((".lora_a", ".lora_b"))}
+    files = MappedFiles()
     for name, lora_a in tensors.items():
         if name.endswith(".lora_a"):
             layer = name.removesuffix(".lora_a")
-            weight = merged[f"{layer}.weight"].to(device)
-            exact = weight.float()  # the weight itself where it is float32 already
+            weight = merged[f"{layer}.weight"]
+            there, kind = torch.device(weight.device if device is None else device), dtype or weight.dtype
+            stays = there == weight.device and kind == weight.dtype
+            # The weight itself where it is float32 already.
+            exact = weight.float() if stays else files.copied(weight, there, torch.float32)
             exact.addmm_(tensors[f"{layer}.lora_b"].to(exact), lora_a.to(exact), alpha=config.scaling)
-            merged[f"{layer}.weight"] = exact if exact is weight else weight.copy_(exact)
+            changed = exact if exact is weight else exact.to(weight.dtype)
+            merged[f"{layer}.weight"] = weight.copy_(changed) if stays and exact is not weight else changed.to(kind)
     return merged

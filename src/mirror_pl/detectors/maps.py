@@ -5,18 +5,15 @@ A map is evidence, not a verdict: the head sees means over all tokens only, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from mirror_pl.detectors.detector_config import DetectorConfig
-from mirror_pl.detectors.exact import float32_products
-from mirror_pl.detectors.scoring import PRECISIONS
+from mirror_pl.detectors.scoring import HasWeights, computing_in, precision_of
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.crops import Crop
 from mirror_pl.images.pictures import PreparedPicture
@@ -45,14 +42,11 @@ class TokenMaps:
     patch_px: int
 
 
-class Rebuilds(Protocol):
+class Rebuilds(HasWeights, Protocol):
     """What is asked of a detector to be mapped; see `MirrorDetector`."""
 
     config: DetectorConfig
     training: bool
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return its weights: it is where they are."""
 
     def reconstruct(self, pixels: Tensor) -> tuple[Tensor, TokenEvidence]:
         """Rebuild the tokens of a batch."""
@@ -67,7 +61,7 @@ def token_maps(
         detector: In eval mode; its device is where it is computed.
         prepared: From `prepare`.
         batch_size: Crops at a time, at most.
-        precision: One of `PRECISIONS`, of the backbone.
+        precision: Of the backbone: one of `scoring.PRECISIONS`.
 
     Returns:
         One a crop, in the order of ``prepared.plan``; none for a picture that could not be read.
@@ -79,16 +73,12 @@ def token_maps(
         raise ConfigError("the detector is in train mode, in which its positions may be random; call detector.eval() first")
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    precision_of(precision)
     if prepared.pixels is None:
         return []
-    device = next(detector.parameters()).device
-    kind = PRECISIONS[precision]
     pixels = torch.from_numpy(prepared.pixels).permute(0, 3, 1, 2)
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    autocast = nullcontext() if kind is None else torch.autocast(device.type, kind)
-    with torch.inference_mode(), autocast, float32_products(device, tf32=False):
+    with computing_in(precision, detector) as device:
         for part in pixels.split(batch_size):
             tokens, evidence = detector.reconstruct(part.to(device).float() / 255)
             residual = (tokens.float() - evidence.attended.float()).norm(dim=-1)

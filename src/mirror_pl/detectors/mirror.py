@@ -267,7 +267,7 @@ class MirrorDetector(Detector):
             picture: A path, bytes, an image or pixels; see `images.pictures.Picture`.
             policy: Which crops are looked at; None is the published protocol.
             batch_size: Crops at a time, at most.
-            precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+            precision: Of the backbone: one of `scoring.PRECISIONS`.
 
         Returns:
             One a crop, in the order of `plan_crops`.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from typing import ClassVar, Final, Protocol
+from contextlib import contextmanager, nullcontext
+from typing import ClassVar, Final, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,11 +19,72 @@ from mirror_pl.detectors.verdict import CropScore, Prediction, Verdict
 from mirror_pl.errors import ConfigError
 from mirror_pl.images.pictures import PreparedPicture
 
-PRECISIONS: Final = {"32-true": None, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-"""Of the backbone, by Lightning's names; bank and head compute in float32 always."""
+
+class Precision(NamedTuple):
+    """What a backbone computes in.
+
+    Attributes:
+        weights: Dtype of its weights.
+        autocast: Dtype that float32 weights are rounded to for each product; None leaves them.
+    """
+
+    weights: torch.dtype = torch.float32
+    autocast: torch.dtype | None = None
 
 
-class Scores(Protocol):
+PRECISIONS: Final = {
+    "32-true": Precision(),
+    "bf16-mixed": Precision(autocast=torch.bfloat16),
+    "16-mixed": Precision(autocast=torch.float16),
+    "bf16-true": Precision(torch.bfloat16),
+    "16-true": Precision(torch.float16),
+}
+"""Of the backbone, by Lightning's names; bank, head and normalisation compute in float32 always."""
+
+
+def precision_of(name: str) -> Precision:
+    """Return what a backbone computes in, by Lightning's name.
+
+    Raises:
+        ConfigError: If there is no such precision.
+    """
+    if name not in PRECISIONS:
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {name!r}")
+    return PRECISIONS[name]
+
+
+class HasWeights(Protocol):
+    """What is asked of a detector to know where it is."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Return its weights: it is where they are."""
+
+
+@contextmanager
+def computing_in(precision: str, detector: HasWeights) -> Iterator[torch.device]:
+    """Compute without gradients in a precision, and give the detector's device.
+
+    Args:
+        precision: One of `PRECISIONS`.
+        detector: What computes; its backbone's weights must have the dtype that the precision says.
+
+    Raises:
+        ConfigError: If there is no such precision, or the weights are wider than it says.
+    """
+    kind, device = precision_of(precision), next(detector.parameters()).device
+    backbone = getattr(detector, "backbone", None)
+    weight = None if backbone is None else next(backbone.parameters(), None)
+    if weight is not None and kind.weights not in (torch.float32, weight.dtype):
+        raise ConfigError(
+            f"precision={precision}: the weights of {type(detector).__name__}'s backbone are {weight.dtype}, expected "
+            f"{kind.weights}; load it with load_detector(..., dtype={kind.weights})"
+        )
+    autocast = nullcontext() if kind.autocast is None else torch.autocast(device.type, kind.autocast)
+    with torch.inference_mode(), autocast, float32_products(device, tf32=False):
+        yield device
+
+
+class Scores(HasWeights, Protocol):
     """What is asked of a detector to score pictures; see `Detector`."""
 
     protocol: ClassVar[CropPolicy]
@@ -32,9 +93,6 @@ class Scores(Protocol):
 
     def __call__(self, pixels: Tensor) -> Verdict:
         """Score a batch."""
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Return its weights: it is where they are."""
 
 
 def predict_all(
@@ -62,20 +120,16 @@ def predict_all(
     policy = policy or detector.protocol
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    if precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {precision!r}")
+    precision_of(precision)
     if detector.training:
         raise ConfigError("the detector is in train mode, in which scores are random; call detector.eval() first")
-    device = next(detector.parameters()).device
     whole = [picture.pixels for picture in pictures if picture.pixels is not None]
     if not whole:
         return [_prediction(picture, None) for picture in pictures]
     pixels = torch.from_numpy(np.concatenate(whole)).permute(0, 3, 1, 2)
     score = scorer or SplittingScorer(detector)
-    kind = PRECISIONS[precision]
     found: list[tuple[Tensor, dict[str, Tensor]]] = []
-    autocast = nullcontext() if kind is None else torch.autocast(device.type, kind)
-    with torch.inference_mode(), autocast, float32_products(device, tf32=False):
+    with computing_in(precision, detector) as device:
         for part in pixels.split(batch_size):
             verdict = score(part.to(device))
             found.append((verdict.logit.float().cpu(), _numbers(verdict.evidence)))

@@ -15,7 +15,7 @@ from PIL import Image
 
 from mirror_pl.errors import ConfigError, nearest
 from mirror_pl.images.decode import UndecodableImageError
-from mirror_pl.images.preprocess import align_format, crop_origin, resized, resized_size
+from mirror_pl.images.preprocess import align_format, crop_origin, resized, resized_part, resized_size
 from mirror_pl.images.spec import PreprocessSpec
 
 Size = tuple[int, int]
@@ -93,9 +93,13 @@ def cut(image: Image.Image, suffix: str, spec: PreprocessSpec, plan: tuple[Crop,
         if number and crop == plan[number - 1]:
             found[number] = found[number - 1]
             continue
-        if crop.resized not in sizes:
-            sizes[crop.resized] = resized(image, crop.resized, spec.resample)
-        square = _square(sizes[crop.resized], crop)
+        edges = (crop.left, crop.top, crop.left + crop.side, crop.top + crop.side)
+        if len(plan) == 1 and crop.period is None:
+            square = resized_part(image, crop.resized, edges, spec.resample)
+        else:
+            if crop.resized not in sizes:
+                sizes[crop.resized] = resized(image, crop.resized, spec.resample)
+            square = _square(sizes[crop.resized], crop)
         if spec.aligns(suffix):
             square = align_format(square, spec.align_quality)
         found[number] = np.asarray(square)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from io import BytesIO
-from typing import Literal
+from typing import Final, Literal
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -52,6 +54,41 @@ def resized(image: Image.Image, size: tuple[int, int], resample: Resample) -> Im
     if resample == "opencv":
         return opencv_resize(image, size)
     return image.resize(size, Image.Resampling[resample.upper()])
+
+
+def resized_part(
+    image: Image.Image, size: tuple[int, int], part: tuple[int, int, int, int], resample: Resample
+) -> Image.Image:
+    """Return a part of what `resized` returns, zeros where it reaches beyond, to the last bit; most of the rest is not made.
+
+    Pillow computes the weights of a pixel from where its centre falls on the source. Along a side whose scale is a fraction
+    over a power of two, as of all that is brought to a short side of 512, that place is exact in its floating point wherever
+    it begins to count, so that it may begin at the part. Along other sides it begins at the image's edge.
+
+    Args:
+        image: RGB.
+        size: To be resized to.
+        part: Left, top, right and bottom, in pixels of that size.
+        resample: The filter.
+    """
+    if image.size == size or resample == "opencv" or not _ROWS_FIRST:
+        return resized(image, size, resample).crop(part)
+    box, small, shown = [0.0, 0.0, *map(float, image.size)], list(size), list(part)
+    for axis in (0, 1):
+        low, high = part[axis], part[axis + 2]
+        begin, end = (edge * image.size[axis] / size[axis] for edge in (low, high))
+        over = Fraction(image.size[axis], size[axis]).denominator
+        exact = over & (over - 1) == 0 and all(np.float32(edge) == edge for edge in (begin, end))
+        if low >= 0 and high <= size[axis] and exact:
+            box[axis], box[axis + 2], small[axis] = begin, end, high - low
+            shown[axis], shown[axis + 2] = 0, high - low
+    left, top, right, bottom = box
+    made = image.resize((small[0], small[1]), Image.Resampling[resample.upper()], (left, top, right, bottom))
+    return made.crop((shown[0], shown[1], shown[2], shown[3]))
+
+
+_ROWS_FIRST: Final = int(PIL.__version__.partition(".")[0]) < 13
+"""Pillow rounds to whole levels between rows and columns. From 13 on, which come first goes by all sizes, the part's too."""
 
 
 def scaled_size(size: tuple[int, int], short_side_px: int) -> tuple[int, int]:

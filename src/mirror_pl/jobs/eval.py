@@ -119,8 +119,11 @@ def evaluate(
                 if folder:
                     _say_finished(folder, job.weights, data.index, job.console)
                 return
-            detector, reused = build_detector(settings)
-            heads = [build_detector(_of_head(job, place).settings)[0] for place in range(len(settings.heads or ()))]
+            precision, device = str(job.trainer.precision), job.trainer.strategy.root_device
+            detector, reused = build_detector(settings, precision, device)
+            heads = [
+                build_detector(_of_head(job, place).settings, precision)[0] for place in range(len(settings.heads or ()))
+            ]
             job.clock.lap("load")
             parts = _parts(job, detector)
         except BaseException:
@@ -129,6 +132,8 @@ def evaluate(
             raise
         if folder:
             _announce(job, folder, reused)
+            if detector.quantised is not None:
+                print_plain(str(detector.quantised), job.console)
         with dashboards(job.trainer, job.cfg, job.console):
             job.keeper.parts = parts
             module = DetectorModule(detector, heads=heads, policy=job.policy, tf32=settings.tf32)
@@ -255,6 +260,7 @@ def _complete(
         "device": device,
         "processes": trainer.world_size,
         "precision": trainer.precision,
+        **({} if detector.quantised is None else {"quantised": asdict(detector.quantised)}),
         "split_to": predictions.most_together,
         "fused_kernel": why_not_fused() or ("used" if trainer.strategy.root_device.type == "cuda" else None),
         "report": record.report.name,

@@ -166,7 +166,9 @@ class _Maps:
             CheckpointError: If weights cannot be read.
         """
         # Maps are of what the detector saw, whatever is made of its scores.
-        settings = _settings_of(run).model_copy(update={"compile": False, "calibration": None, "abstain": None})
+        settings = _settings_of(run).model_copy(
+            update={"compile": False, "quantise": None, "calibration": None, "abstain": None}
+        )
         _check_weights(run, settings)
         detector = check_maps(build_detector(settings)[0], "maps")
         device = "cuda" if torch.cuda.is_available() else "cpu"

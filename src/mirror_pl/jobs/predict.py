@@ -22,7 +22,6 @@ from rich.text import Text
 
 from mirror_pl.config.build_detector import build_condition, build_detector, build_policy, is_miniature
 from mirror_pl.config.schema import PredictSettings, read_settings
-from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError, DataError, IncompleteRunError, name_list
 from mirror_pl.images.origin import require_credentials
 from mirror_pl.jobs.dependencies import WeightsFile, weights_of
@@ -69,8 +68,6 @@ def run(cfg: DictConfig) -> None:
     if settings.engine == "local":
         device_of(settings.device)  # what cannot be is said before anything is loaded
     build_policy(settings)
-    if settings.precision not in PRECISIONS:
-        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}; got {settings.precision}")
     if settings.provenance:
         require_credentials()
     check_inputs(settings.input)
@@ -120,7 +117,11 @@ class _Job:
         output, settings, console = self.output, self.settings, self.console
         weights = weights_of(settings)
         self.clock.lap("hash")
-        detector = _load(settings)
+        # On a cluster, what scores is quantised there.
+        here = settings if self.cluster is None else settings.model_copy(update={"quantise": None})
+        detector = _load(here, self.device)
+        if detector.quantised is not None:
+            print_plain(str(detector.quantised), console)
         self.clock.lap("load")
         if is_miniature(settings.checkpoint):
             print_plain("This is the miniature: a small detector of small decoders, and none for the real world.", console)
@@ -140,7 +141,7 @@ class _Job:
         number, of = settings.share
         if of == 1 and not output.tally.total and not output.done().rows:
             raise DataError(f"input: there is no picture in {name_list(settings.input)}; nothing is written")
-        if not output.complete(_record(settings, facts, weights, output, self.device, self.clock)):
+        if not output.complete(_record(settings, facts, weights, detector, output, self.device, self.clock)):
             if of == 1:
                 raise RuntimeError(f"predict: {output.left_over():,} units came back without all their rows")
             print_plain(
@@ -203,7 +204,7 @@ class _Job:
         if ray.concurrency is not None and actors < ray.concurrency:
             print_plain(f"ray.concurrency={ray.concurrency}: the cluster has room for {actors}.", self.console)
         work = Work(
-            load=partial(_load, settings),
+            load=partial(_load, settings, self.device),
             store=output.store,
             policy=self.policy,
             condition=self.condition,
@@ -230,8 +231,8 @@ class _Job:
             print_plain(f"Resumed: {self.output.resumed:,} pictures were scored before.", self.console)
 
 
-def _load(settings: PredictSettings) -> Detector:
-    return build_detector(settings)[0]
+def _load(settings: PredictSettings, device: torch.device) -> Detector:
+    return build_detector(settings, settings.precision, device)[0]
 
 
 def _dependencies(
@@ -254,6 +255,7 @@ def _dependencies(
         **({"provenance": True} if settings.provenance else {}),
         "precision": settings.precision,
         "compile": settings.compile,
+        **({} if settings.quantise is None else {"quantise": settings.quantise}),
         "batch_size": batch_size,
         "device": device.type,
         "max_megapixels": settings.max_megapixels,
@@ -265,6 +267,7 @@ def _record(
     settings: PredictSettings,
     facts: Mapping[str, Any],
     weights: Mapping[str, WeightsFile],
+    detector: Detector,
     output: Output,
     device: torch.device,
     clock: Clock,
@@ -276,6 +279,7 @@ def _record(
         "resumed_after": output.resumed or None,
         "miniature": is_miniature(settings.checkpoint),
         "weights": {key: file.to_dict() for key, file in weights.items()},
+        **({} if detector.quantised is None else {"quantised": asdict(detector.quantised)}),
         "device_name": device_name(device),
         "revision": git_revision(),
         "machine": machine(),

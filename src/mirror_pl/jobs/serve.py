@@ -53,7 +53,9 @@ def check_extra(library: str, extra: str) -> None:
 def scorer_of(settings: ServingSettings, console: Console) -> Scorer:
     """Load the detector, and say so if it is the miniature."""
     device, policy = device_of(settings.device), build_policy(settings)
-    detector, _ = build_detector(settings)
+    detector, _ = build_detector(settings, settings.precision, device)
+    if detector.quantised is not None:
+        print_plain(str(detector.quantised), console)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit is max_megapixels here
     miniature = is_miniature(settings.checkpoint)
     if miniature:

@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
@@ -18,6 +19,7 @@ from mirror_pl.data.benchmark import of_all
 from mirror_pl.detectors import MirrorDetector
 from mirror_pl.detectors.checkpoint import read_checkpoint
 from mirror_pl.detectors.known_backbones import backbone_name
+from mirror_pl.detectors.scoring import PRECISIONS
 from mirror_pl.errors import ConfigError, IncompleteRunError, name_list
 from mirror_pl.jobs.dashboards import dashboards, show_facts
 from mirror_pl.jobs.detector_phase import BEST_FILE, LAST_FILE, DetectorPhase, ProbePhase
@@ -204,5 +206,6 @@ def _check_trainer(trainer: L.Trainer) -> None:
             f"trainer.strategy={type(trainer.strategy).__name__}: training is on one device, or on several with ddp, where "
             "every process has all weights"
         )
-    if trainer.precision not in ("32-true", "bf16-mixed", "16-mixed"):
-        raise ConfigError(f"trainer.precision={trainer.precision}: training is in 32-true, bf16-mixed or 16-mixed")
+    known = [name for name, kind in PRECISIONS.items() if kind.weights == torch.float32]  # what learns is not rounded
+    if trainer.precision not in known:
+        raise ConfigError(f"trainer.precision={trainer.precision}: training is in one of {', '.join(known)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ from mirror_pl.scores.streaming import SubsetBalancedAccuracy
 
 REFERENCE_BATCH = 256
 """Images per batch that the published learning rates are for."""
+
+SLOW_CROP_S = 0.1
+"""From which on one decoding process keeps up with a detector."""
 
 
 class DetectorModule(TrainableModule):
@@ -102,7 +106,7 @@ class DetectorModule(TrainableModule):
         self.retrieval_gradient = retrieval_gradient
         self.mixup = mixup
         self.heads = SeveralHeads([detector, *heads]) if heads else None
-        self.scorer = SplittingScorer(self.heads or detector)
+        self.scorer = SplittingScorer(self.heads or detector, one_size=detector.compiled)
         self.scored_sets: dict[str, BenchmarkIndex] = {}
         self.conditions = [""]
         self.balanced_accuracy = nn.ModuleList()
@@ -154,6 +158,8 @@ class DetectorModule(TrainableModule):
 
     def setup(self, stage: str) -> None:
         """Count by the subsets of what is to be scored."""
+        if stage == "fit" and self.detector.quantised is not None:
+            raise ConfigError("quantise: a quantised detector cannot be trained; load it without")
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         self.scored_sets = getattr(data, "scored_sets", {}) if stage in ("fit", "validate", "test") else {}
@@ -183,7 +189,7 @@ class DetectorModule(TrainableModule):
     def _scores(self, batch: Batch) -> dict[str, Tensor]:
         """Score a batch by the detector's own logits."""
         if len(batch.ids) == 0:  # every image of the batch was undecodable
-            logit = p_fake = torch.empty(0, device=self.device)
+            logit = p_fake = torch.empty(0, dtype=torch.float32, device=self.device)
         else:
             with float32_products(batch.pixels.device, tf32=self.tf32):
                 logit, p_fake = self.scorer(batch.pixels)[:2]
@@ -191,6 +197,24 @@ class DetectorModule(TrainableModule):
                 by_head = logit.view(len(batch.ids), -1, self.num_heads).transpose(1, 2)
                 logit, p_fake = self.policy(by_head.flatten(0, 1))
         return {"id": batch.ids, "logit": logit, "p_fake": p_fake}
+
+    @torch.inference_mode()
+    def seconds_per_crop(self, together: int) -> float:
+        """Measure how long a crop takes where the module is now, scored with others; of slow ones, by itself.
+
+        Args:
+            together: Crops per batch.
+        """
+        side = self.detector.spec.crop_px
+        crops = torch.zeros(together, 3, side, side, dtype=torch.uint8, device=self.device)
+        passed = 0.0
+        for pixels in (crops[:1], crops[:1], crops, crops)[2 * self.detector.compiled :]:  # each once to warm up
+            if passed < SLOW_CROP_S:
+                began = time.perf_counter()
+                with self.trainer.precision_plugin.forward_context(), float32_products(self.device, tf32=self.tf32):
+                    self.scorer(pixels).logit.cpu()  # which waits for the device
+                passed = (time.perf_counter() - began) / len(pixels)
+        return passed
 
     @property
     def num_heads(self) -> int:

@@ -56,7 +56,7 @@ def score(
         policy: Which crops are scored, and how they become one score; None is the detector's published protocol.
         batch_size: Crops at a time, at most. What does not fit into memory is split.
         num_workers: Processes that decode; with 0, this one does, and a picture that takes for ever does so.
-        precision: ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+        precision: Of the backbone: one of `scoring.PRECISIONS`.
         limits: What a picture may cost; None is the default.
         condition: Under which pictures are scored.
         duplicates: Knows equal files, which are scored once; None scores each.
@@ -71,9 +71,8 @@ def score(
     policy, limits = policy or detector.protocol, limits or Limits()
     at_once = pictures_at_once(batch_size, policy)
     ahead = 2 * (at_once + num_workers)
-    predict = partial(
-        predict_all, detector, policy=policy, batch_size=batch_size, precision=precision, scorer=SplittingScorer(detector)
-    )
+    scorer = SplittingScorer(detector, one_size=detector.compiled)
+    predict = partial(predict_all, detector, policy=policy, batch_size=batch_size, precision=precision, scorer=scorer)
     prepare = partial(
         prepare_item,
         spec=detector.spec,

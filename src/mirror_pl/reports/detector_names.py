@@ -11,7 +11,7 @@ from typing import Any
 from mirror_pl.reports.gathered_runs import GatheredRun
 from mirror_pl.texts import printable
 
-SETTINGS = ("tf32", "perturb", "format_align")
+SETTINGS = ("quantise", "tf32", "perturb", "format_align")
 """Settings that move scores, and are part of what a detector is here."""
 
 _NO_OPTIONS = ("name", "_target_", "checkpoint", "merge_lora", "size", "head")

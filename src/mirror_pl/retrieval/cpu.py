@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,24 +16,41 @@ from mirror_pl.retrieval.select import top_k_of_rows
 
 
 def over_heads(queries: Tensor, keys: Tensor, work: Callable[[int, int, NDArray[np.floating]], None]) -> None:
-    """Call ``work(image, head, logits)`` for each head of each image; for several heads of an image at the same time.
+    """Call ``work(image, head, logits)`` for each head of each image, several at the same time.
 
     Args:
         queries: ``(B, H, N, d)``, not yet scaled by ``d ** -0.5``; no gradients flow from here.
         keys: ``(H, K, d)``.
         work: Its logits ``(N, K)`` are good for that call only.
 
-    Memory: O(H x N x K), whatever the batch.
+    Memory: O(N x K) per thread, whatever the batch.
     """
     batch, heads, tokens, width = queries.shape
-    transposed = keys.transpose(1, 2)
-    logits = queries.new_empty(heads, tokens, keys.shape[1])
-    by_head = logits.numpy()
-    with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        for image in range(batch):
-            torch.bmm(queries[image] * width**-0.5, transposed, out=logits)
-            # A list raises what a thread raised.
-            list(threads.map(lambda head, image=image: work(image, head, by_head[head]), range(heads)))
+    scaled, transposed = queries.detach() * width**-0.5, keys.detach().transpose(1, 2)
+    as_before = torch.get_num_threads()
+    threads = min(as_before, heads * batch)
+    all_started = threading.Barrier(threads + 1)
+    of_thread = threading.local()
+
+    def one_head(place: int) -> None:
+        head, image = divmod(place, batch)
+        if not hasattr(of_thread, "logits"):
+            of_thread.logits = scaled.new_empty(tokens, keys.shape[1])
+        with torch.no_grad():
+            torch.mm(scaled[image, head], transposed[head], out=of_thread.logits)
+            work(image, head, of_thread.logits.numpy())
+
+    # Each thread multiplies alone. Were torch's own threads to do it, they would go on looking for work, in a loop, on the
+    # cores that `work` needs; and a product that all share waits for the one whose core a neighbour has.
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            for _ in range(threads):
+                pool.submit(all_started.wait)
+            all_started.wait()
+        finally:
+            all_started.abort()
+            torch.set_num_threads(as_before)  # of this thread it is unchanged, but threads to come would have one
+        list(pool.map(one_head, range(heads * batch)))  # a list raises what a thread raised
 
 
 def pool_cpu(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +65,7 @@ def pool_cpu(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor,
         Sums over tokens of the weights of each slot ``(B, H, K)``, mean largest weight ``(B,)``, mean entropy ``(B,)`` in
         nats.
 
-    Memory: O(H x N x K), whatever the batch.
+    Memory: O(N x K) per thread, whatever the batch.
     """
     batch, heads = queries.shape[:2]
     dtype = torch.empty(0, dtype=queries.dtype).numpy().dtype

@@ -2,7 +2,7 @@
 
 Of a row's K weights all but `top_k` are zero, 31 of 32 at the published size. A product of such rows with the bank's values,
 or with its keys, is a weighted sum of a few rows of a table: what ``embedding_bag`` computes. So no ``(N, K)`` matrix of
-weights or of their gradients is made, and the logits of one image are the largest tensor held.
+weights or of their gradients is made, and the logits of one head per thread are the largest tensors held.
 
 Every sum of rows is taken in a fixed order, by one thread, so the same input gives the same gradients to the last bit.
 """
@@ -29,7 +29,7 @@ def expand_cpu(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> Tok
 
     Gradients flow to queries, keys and values, not through the choice of slots, as with ``torch.topk``.
 
-    Memory: O(H x N x K), whatever the batch, and O(B x H x N x top_k).
+    Memory: O(N x K) per thread, whatever the batch, and O(B x H x N x top_k).
     """
     weights, kept = _weights(queries, keys, top_k)
     # The gradient for the weights is embedding_bag's own; the one for the values would be slow (see `_Kept.spread`).

@@ -1,8 +1,8 @@
 """Retrieval for a score, without one reconstruction per token (`pool`), and with them, for Phase 1 and maps (`expand`).
 
 Only the *mean* over tokens of the attended values enters the score, and that mean is linear in the weights: per image and
-head it is (sum over tokens of the weights) x values. So no ``(N, K) x (K, d)`` product is made; on a CPU one image's
-``(H, N, K)`` logits are the largest tensor held.
+head it is (sum over tokens of the weights) x values. So no ``(N, K) x (K, d)`` product is made; on a CPU one head's
+``(N, K)`` logits of an image per thread are the largest tensors held.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pool(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> PooledEvi
     Raises:
         ValueError: If the shapes do not fit together.
 
-    Memory: O(H x N x K) on a CPU, O(`chunked.CHUNK_LOGITS`) elsewhere, besides the result, whatever the batch.
+    Memory: O(N x K) per thread on a CPU, O(`chunked.CHUNK_LOGITS`) elsewhere, besides the result, whatever the batch.
     """
     check_shapes(queries, keys, values, top_k)
     if len(queries) == 0:
@@ -60,8 +60,8 @@ def expand(queries: Tensor, keys: Tensor, values: Tensor, top_k: int) -> TokenEv
     Raises:
         ValueError: If the shapes do not fit together.
 
-    Memory: O(H x N x K) on a CPU, and what is kept of each row; O(`chunked.CHUNK_LOGITS`) elsewhere, and with gradients what
-    autograd keeps of each block.
+    Memory: O(N x K) per thread on a CPU, and what is kept of each row; O(`chunked.CHUNK_LOGITS`) elsewhere, and with
+    gradients what autograd keeps of each block.
     """
     check_shapes(queries, keys, values, top_k)
     batch, heads, tokens, _ = queries.shape

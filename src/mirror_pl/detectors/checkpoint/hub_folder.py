@@ -41,6 +41,8 @@ def write_pretrained(
     at: str | None = None,
 ) -> None:
     """Do what `MirrorDetector.save_pretrained` says; `at` is the repository that the card says it is loaded from."""
+    if detector.quantised is not None:
+        raise ConfigError("save_pretrained: the detector is quantised; load it anew, and save that")
     card = _card(detector, [runs] if isinstance(runs, str | Path) else runs, licence, at or folder.name)
     save_folder(folder, with_our_names(detector.state_dict()), detector.config, dtype, texts={"README.md": card})
 

@@ -25,6 +25,7 @@ from mirror_pl.detectors.checkpoint.read import RawCheckpoint, read_checkpoint
 from mirror_pl.detectors.detector_config import BackboneConfig, DetectorConfig
 from mirror_pl.detectors.known_backbones import Signature, known_backbone
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
+from mirror_pl.detectors.mapped import MappedFiles
 from mirror_pl.detectors.mirror import MirrorDetector
 from mirror_pl.errors import CheckpointError, ConfigError, name_list, shown
 from mirror_pl.files import kept_sha256
@@ -48,7 +49,7 @@ def load_mirror(
     folder = None if backbone_folder is None else Path(backbone_folder)
     tensors, config = read_detector(checkpoint, backbone=backbone, backbone_folder=folder, memory_path=memory_path)
     if merge:
-        tensors, config = merged(tensors, config, device)
+        tensors, config = merged(tensors, config, device, dtype)
     return build_detector(tensors, config, device=device, dtype=dtype)
 
 
@@ -142,11 +143,14 @@ def _check_constants(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def merged(
-    tensors: Mapping[str, Tensor], config: DetectorConfig, device: torch.device | str | None = None
+    tensors: Mapping[str, Tensor],
+    config: DetectorConfig,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Fold LoRA into the weights and take it out of the config; a detector without LoRA comes back as it is.
 
-    The weights are changed in place, after those that are adapted were moved to `device`, where one is given.
+    Those that are adapted are changed in place, or go to `device` and `dtype`, where these are given; see `merge_lora`.
 
     Raises:
         CheckpointError: If an adapter misses a part, or any other tensor is missing, unexpected or of the wrong shape.
@@ -156,7 +160,7 @@ def merged(
     without = replace(config, lora=None)
     shapes = _shapes(_skeleton(tensors, without))  # building one with adapters would take longer than all the rest
     _check_fit(tensors, shapes | adapter_shapes(shapes, config.lora), config)
-    return merge_lora(tensors, config.lora, device), without
+    return merge_lora(tensors, config.lora, device, dtype), without
 
 
 def build_detector(
@@ -180,9 +184,9 @@ def build_detector(
     if not torch.allclose(torch.tensor([*mean, *std]), torch.tensor([*config.preprocess.mean, *config.preprocess.std])):
         detector.spec = replace(config.preprocess, mean=mean, std=std)
         detector.config = replace(config, preprocess=detector.spec)
-    live = live_names(detector)
+    live, files = live_names(detector), MappedFiles()
     weights = {
-        live[name]: tensor.to(device, dtype if name.startswith("backbone.") else torch.float32)
+        live[name]: files.converted(tensor, device, dtype if name.startswith("backbone.") else torch.float32)
         for name, tensor in tensors.items()
     }
     detector.load_state_dict(weights, strict=True, assign=True)
