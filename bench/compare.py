@@ -58,10 +58,10 @@ def compare(base: str, names: list[str], rounds: int, settings: dict[str, Any]) 
             counts = ", ".join(f"{side} {len(values)} of {rounds}" for side, values in medians.items())
             print(f"{title:<46}not compared: rounds with it: {counts}")
             continue
-        low, high, _ = paired.interval([new / old for new, old in zip(after, before, strict=True)])
+        low, high, coverage = paired.interval([new / old for new, old in zip(after, before, strict=True)])
         middle, other = statistics.median(after), statistics.median(before)
         spread = f"{low:.3f} to {high:.3f}"
-        told = "" if low > 1 or high < 1 else "  cannot be told from 1"
+        told = "" if coverage >= 0.95 and (low > 1 or high < 1) else "  cannot be told from 1"
         cells = f"{paired.number(other):>12}{paired.number(middle):>12}  {key[3]:<9}{middle / other:>7.3f}{spread:>18}"
         print(f"{title:<46}{cells}{told}")
     print(f"coverage of the intervals: {100 * paired.interval([0.0] * rounds)[2]:.1f} %")

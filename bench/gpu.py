@@ -184,11 +184,11 @@ def detector(repeats: int = 5) -> Iterator[Row]:
         if kind == "bf16-true, compiled":
             model = whole.random_detector(backbone, DEVICE)  # the other one has its graph for other weights
         if kind.startswith("bf16-true"):
-            model.backbone.to(torch.bfloat16)
+            model.to(torch.bfloat16)  # bank and head stay float32
         elif "compiled" in kind:
             model.backbone.float()
         if "compiled" in kind:
-            model.backbone.compile()
+            model.compile_backbone()
         ways = whole.ways_of(model, batch, kind.startswith("bf16-mixed"), DEVICE)
         given = {"base": "backbone alone", "part": f"{backbone}, batch {batch}, {kind}", "warm_up": 2, **bound}
         found = timed(ways, repeats if ON_GPU else 1, DEVICE, "images/s", batch, **given)
