@@ -21,8 +21,8 @@ from typing import Any
 import paired
 
 DEFAULT = (
-    "retrieval", "detector", "training", "baselines", "decode", "suite", "detector:predict", "scaling:ray", "index",
-    "scaling:report",
+    "retrieval", "detector", "training", "baselines", "decode", "suite", "detector:precisions", "detector:predict",
+    "scaling:ray", "index", "scaling:report",
 )  # fmt: skip
 LONG = ("scaling:neighbours", "scaling")
 GPU = {

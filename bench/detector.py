@@ -7,12 +7,14 @@ and pillow, but no hydra.
 
 from __future__ import annotations
 
+import copy
 import logging
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from decode import decoding_bound, only_decoded, plain_pillow, smooth_noise
 from mirror_pl.detectors import DetectorConfig, MirrorDetector
 from mirror_pl.detectors.known_backbones import known_backbone
+from mirror_pl.detectors.scoring import PRECISIONS as PRECISION_TABLE
+from mirror_pl.detectors.scoring import computing_in
 from paired import Row, best_device, matrix_bound, quick, timed
 from retrieval import operations as bank_operations
 
@@ -58,14 +62,17 @@ def operations(detector: MirrorDetector) -> int:
     return counter.get_total_flops() + bank_operations(*tokens.shape[1:])
 
 
-def ways_of(detector: MirrorDetector, batch: int, mixed: bool, device: torch.device) -> dict[str, Callable[[], object]]:
+def ways_of(
+    detector: MirrorDetector, batch: int, mixed: bool, device: torch.device, batches: int = 1
+) -> dict[str, Callable[[], object]]:
     """The backbone alone and the detector, on pixels that are on the device already; `mixed` is bfloat16 autocast."""
     side = detector.spec.crop_px
     pixels = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
 
-    def scored(whole: bool) -> object:
+    def scored(whole: bool) -> None:
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=mixed):
-            return detector(pixels).p_fake if whole else detector.features(pixels.float() / 255)
+            for _ in range(batches):
+                detector(pixels) if whole else detector.features(pixels.float() / 255)
 
     return {"backbone alone": partial(scored, False), "detector": partial(scored, True)}
 
@@ -141,20 +148,65 @@ def rows(backbone: str = "", batch: int = 0, precision: str = "", images: int = 
     part = f"{backbone}, random weights, {precision}, batch {batch}, evaluation of {images} files"
     bound = matrix_bound(device, getattr(torch, precision), operations(detector))
     given = {"base": "backbone alone", "part": part}
-    ways = ways_of(detector, batch, precision == "bfloat16", device)
-    yield from timed(ways, repeats, device, "images/s", batch, warm_up=2, **given, **bound)
+    ways = ways_of(detector, batch, precision == "bfloat16", device, images // batch)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "data"
         files = make_pictures(folder, images)
         time.sleep(2.5)  # a file that has just changed is not cached
         run = partial(evaluate, detector, folder, precision=PRECISIONS[precision])
-        ways = {"evaluation, from files": run, "evaluation, from cached crops": partial(run, cache=Path(name) / "cache")}
+        ways |= {"evaluation, from files": run, "evaluation, from cached crops": partial(run, cache=Path(name) / "cache")}
         slower = min(bound, decoding_bound(files), key=lambda one: one["possible"])
-        for row in timed(ways, repeats, device, "images/s", images, **given):
-            row.possible, row.bound = (slower if row.name.endswith("files") else bound).values()
+        for row in timed(ways, repeats, device, "images/s", images, **given, **bound):
+            if row.name.endswith("files"):
+                row.possible, row.bound = slower.values()
             yield row
     found = difference(detector, 32, device)
     yield Row("mean |p_fake(bfloat16) - p_fake(float32)|", "of 32", [found], part=part)
+
+
+@quick(backbone="tiny", batch=4)
+def precisions(backbone: str = "dinov3_b", batch: int = 16, repeats: int = 5) -> Iterator[Row]:
+    """Images/s of the detector in each precision, in 8 bits where torchao is, and compiled, with what each moves.
+
+    Notes say the largest difference of a logit to float32, of smooth random pictures; and of the compiled detector, how many
+    images pay for its first batch.
+    """
+    device = best_device()
+    exact = random_detector(backbone, device)
+    side = exact.spec.crop_px
+    small = torch.randint(0, 256, (batch, 3, side // 16, side // 16), device=device).float()
+    pixels = nn.functional.interpolate(small, (side, side), mode="bicubic").clamp(0, 255).to(torch.uint8)
+
+    def scored(detector: MirrorDetector, precision: str) -> torch.Tensor:
+        with computing_in(precision, detector):
+            return detector(pixels).logit.float()
+
+    ways = {"32-true": partial(scored, exact, "32-true")}
+    for name in ("bf16-mixed", "bf16-true"):
+        changed = copy.deepcopy(exact).to(PRECISION_TABLE[name].weights)
+        ways[name] = partial(scored, changed, name)
+    if find_spec("torchao"):
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+        changed = copy.deepcopy(exact)
+        linear = {part for name, part in changed.backbone.named_modules() if isinstance(part, nn.Linear)}
+        quantize_(changed.backbone, Int8DynamicActivationInt8WeightConfig(), filter_fn=lambda part, _: part in linear)
+        ways["int8"] = partial(scored, changed, "32-true")
+    compiled = copy.deepcopy(exact)
+    compiled.compile_backbone()
+    ways["compiled"] = partial(scored, compiled, "32-true")
+    began = time.perf_counter()
+    ways["compiled"]()
+    first_s, expected = time.perf_counter() - began, ways["32-true"]()
+    moved = {name: float((way() - expected).abs().max()) for name, way in ways.items()}
+    found = list(timed(ways, repeats, device, "images/s", batch, base="32-true", part=f"{backbone}, batch {batch}"))
+    plain, made = (float(np.median(row.values)) for row in (found[0], found[-1]))
+    saved_s = 1 / plain - 1 / made
+    pays = f"pays after {(first_s - batch / made) / saved_s:,.0f} images" if saved_s > 0 else "never pays here"
+    for row in found:
+        row.note = f"largest |logit difference| {moved[row.name]:.2g}" if row.base != row.name else ""
+    found[-1].note += f"; first batch {first_s:.1f} s, {pays}"
+    yield from found
 
 
 def predict(repeats: int = 50) -> Iterator[Row]:
