@@ -285,13 +285,14 @@ def run(name: str, settings: Mapping[str, Any], src: Path, budget_s: float | Non
         budget_s: Seconds after which it is ended; what it said by then stays.
     """
     path = os.pathsep.join(filter(None, [str(src), os.environ.get("PYTHONPATH")]))
+    spinning = {} if "OMP_WAIT_POLICY" in os.environ else {"GOMP_SPINCOUNT": "10000"}  # as the commands have it
     given = [sys.executable, HERE, "--child", name, json.dumps(settings)]
     late = threading.Event()
     with subprocess.Popen(
         given,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path, "BENCH_SRC": str(src)},
+        env=spinning | os.environ | {"PYTHONPATH": path, "BENCH_SRC": str(src)},
         start_new_session=True,
     ) as process:
 

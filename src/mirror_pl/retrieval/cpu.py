@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -27,9 +29,6 @@ def over_heads(queries: Tensor, keys: Tensor, work: Callable[[int, int, NDArray[
     """
     batch, heads, tokens, width = queries.shape
     scaled, transposed = queries.detach() * width**-0.5, keys.detach().transpose(1, 2)
-    as_before = torch.get_num_threads()
-    threads = min(as_before, heads * batch)
-    all_started = threading.Barrier(threads + 1)
     of_thread = threading.local()
 
     def one_head(place: int) -> None:
@@ -40,17 +39,28 @@ def over_heads(queries: Tensor, keys: Tensor, work: Callable[[int, int, NDArray[
             torch.mm(scaled[image, head], transposed[head], out=of_thread.logits)
             work(image, head, of_thread.logits.numpy())
 
-    # Each thread multiplies alone. Were torch's own threads to do it, they would go on looking for work, in a loop, on the
-    # cores that `work` needs; and a product that all share waits for the one whose core a neighbour has.
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        try:
-            for _ in range(threads):
-                pool.submit(all_started.wait)
-            all_started.wait()
-        finally:
-            all_started.abort()
-            torch.set_num_threads(as_before)  # of this thread it is unchanged, but threads to come would have one
-        list(pool.map(one_head, range(heads * batch)))  # a list raises what a thread raised
+    # A list raises what a thread raised.
+    list(_threads(torch.get_num_threads(), os.getpid()).map(one_head, range(heads * batch)))
+
+
+@lru_cache(maxsize=1)
+def _threads(count: int, process: int) -> ThreadPoolExecutor:
+    """Return threads in each of which torch multiplies alone; of this process, since a fork has none of its parent's.
+
+    Were torch's own threads to multiply, they would go on looking for work, in a loop, on the cores that `work` needs; and a
+    product that all share waits for the one whose core a neighbour has.
+    """
+    del process
+    all_started, as_before = threading.Barrier(count + 1), torch.get_num_threads()
+    threads = ThreadPoolExecutor(count, "retrieval", torch.set_num_threads, (1,))
+    try:
+        for _ in range(count):
+            threads.submit(all_started.wait)
+        all_started.wait()
+    finally:
+        all_started.abort()
+        torch.set_num_threads(as_before)  # of this thread it is unchanged, but threads to come would have one
+    return threads
 
 
 def pool_cpu(queries: Tensor, keys: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
