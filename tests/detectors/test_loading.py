@@ -138,3 +138,12 @@ def test_adapter_shapes_are_those_of_peft(name: str) -> None:
     assert config.lora is not None
     without = {name: shape for name, shape in shapes.items() if ".lora_" not in name}
     assert without | adapter_shapes(without, config.lora) == shapes
+
+
+def test_a_mapped_file_may_have_a_line_end_of_unicode_in_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "a\u2028b.pth"
+    torch.save({"weight": torch.arange(10_000.0)}, file)
+    weight = torch.load(file, mmap=True)["weight"]
+    copy = MappedFiles().copied(weight, "cpu", torch.float32)
+    assert torch.equal(copy, weight)
+    assert copy.data_ptr() != weight.data_ptr()

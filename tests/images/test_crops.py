@@ -53,6 +53,15 @@ def test_a_part_that_is_resized_by_itself_is_that_of_the_whole(resample: Resampl
         np.testing.assert_array_equal(crops[0], preprocess(image, ".jpg", spec), str((size, spec.crop_px)))
 
 
+def test_the_central_crop_of_a_strip_that_pillow_resizes_in_another_order() -> None:
+    image, spec = (
+        picture(2, 256, seed=0),
+        PreprocessSpec(max_short_side_px=None, squash_px=512, crop_px=224, resample="bilinear"),
+    )
+    crops = cut(image, ".jpg", spec, plan_crops(image.size, spec))
+    np.testing.assert_array_equal(crops[0], preprocess(image, ".jpg", spec))
+
+
 def test_the_central_crop_by_the_published_recipe() -> None:
     for size in [(900, 600), (512, 512), (224, 224), (100, 900), (223, 1000), (513, 800)]:
         image, spec = picture(*size), PreprocessSpec()

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,20 @@ def test_how_long_a_crop_takes_is_measured() -> None:
     before = torch.get_rng_state()
     assert 1e-6 < one.seconds_per_crop(4) < 10
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_the_first_call_is_no_measure_of_how_long_a_crop_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU it takes seconds, after which one process would decode for a detector that wants sixteen."""
+    one = module()
+    trainer(limit_test_batches=1).test(one, wildrf(), verbose=False)
+    waits, score = iter([1.0]), one.scorer
+
+    def slow_at_first(pixels: torch.Tensor) -> Any:
+        time.sleep(next(waits, 0.0))
+        return score(pixels)
+
+    monkeypatch.setattr(one, "scorer", slow_at_first)
+    assert one.seconds_per_crop(4) < 0.5
 
 
 def test_a_score_that_is_not_finite_counts_in_no_figure() -> None:

@@ -34,7 +34,8 @@ class MappedFiles:
     def __init__(self) -> None:
         self._mappings: list[_Mapping] = []
         with suppress(OSError):
-            for line in os.fsdecode(Path("/proc/self/maps").read_bytes()).splitlines():
+            for entry in Path("/proc/self/maps").read_bytes().splitlines():  # of bytes: a name may have line ends of Unicode
+                line = os.fsdecode(entry)
                 addresses, mode, offset, _, inode, *path = line.split(maxsplit=5)
                 if path and path[0].startswith("/") and mode.endswith("p"):
                     start, stop = (int(address, 16) for address in addresses.split("-"))

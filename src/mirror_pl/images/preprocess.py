@@ -63,7 +63,8 @@ def resized_part(
 
     Pillow computes the weights of a pixel from where its centre falls on the source. Along a side whose scale is a fraction
     over a power of two, as of all that is brought to a short side of 512, that place is exact in its floating point wherever
-    it begins to count, so that it may begin at the part. Along other sides it begins at the image's edge.
+    it begins to count, so that it may begin at the part. Along other sides it begins at the image's edge. Of images that are
+    more than 100 times as high as wide, the whole is made: whether rows or columns come first goes by the size to be made.
 
     Args:
         image: RGB.
@@ -71,7 +72,7 @@ def resized_part(
         part: Left, top, right and bottom, in pixels of that size.
         resample: The filter.
     """
-    if image.size == size or resample == "opencv" or not _ROWS_FIRST:
+    if image.size == size or resample == "opencv" or not _ROWS_FIRST or image.height > 100 * image.width:
         return resized(image, size, resample).crop(part)
     box, small, shown = [0.0, 0.0, *map(float, image.size)], list(size), list(part)
     for axis in (0, 1):

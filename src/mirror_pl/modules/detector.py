@@ -208,12 +208,14 @@ class DetectorModule(TrainableModule):
         side = self.detector.spec.crop_px
         crops = torch.zeros(together, 3, side, side, dtype=torch.uint8, device=self.device)
         passed = 0.0
-        for pixels in (crops[:1], crops[:1], crops, crops)[2 * self.detector.compiled :]:  # each once to warm up
-            if passed < SLOW_CROP_S:
+        for pixels in (crops[:1], crops)[int(self.detector.compiled) :]:
+            for _ in range(2):  # once to warm up: the first call on a GPU takes seconds, as one that compiles does
                 began = time.perf_counter()
                 with self.trainer.precision_plugin.forward_context(), float32_products(self.device, tf32=self.tf32):
                     self.scorer(pixels).logit.cpu()  # which waits for the device
                 passed = (time.perf_counter() - began) / len(pixels)
+            if passed >= SLOW_CROP_S:
+                break
         return passed
 
     @property
