@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -172,10 +174,28 @@ def build_detector(
     if settings.quantise:
         quantise(detector.to(device), settings.quantise, precision=precision)
     if settings.compile:
+        _keep_compiled(Path(settings.compile_cache))
         detector.compile_backbone()
     _kept = _Kept(request, _tensors_of(detector), detector)
     detector.calibration = _calibration(settings, detector)
     return detector, False
+
+
+def _keep_compiled(folder: Path) -> None:
+    """Let torch keep what it compiles in a folder, from here on; when it is imported, it chooses one of its own.
+
+    Raises:
+        ConfigError: If it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"compile_cache: {folder} cannot be written: {error.strerror}; give compile_cache=FOLDER"
+        ) from error
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder.absolute())
 
 
 def _calibration(settings: DetectorSettings, detector: Detector) -> Calibration | None:

@@ -90,7 +90,8 @@ class DetectorSettings(CheckpointSettings):
     calibration: Weights | None
     abstain: Annotated[float, Field(gt=0, le=0.5)] | None
     compile: bool
-    quantise: Literal["fp8", "int8", None]
+    compile_cache: str = "outputs/.compiled"
+    quantise: Literal["fp8", "int8", None] = None
     crops: str | None
     aggregate: str
     aggregate_of: str
@@ -168,7 +169,7 @@ class RobustnessSettings(EvalSettings):
 
 
 FREE_SETTINGS = (
-    "output_dir", "resume", "repeat", "save_every_s", "num_workers", "cache_dir", "cache_limit_gb",
+    "output_dir", "resume", "repeat", "save_every_s", "num_workers", "cache_dir", "cache_limit_gb", "compile_cache",
     "data.num_workers", "data.cache_dir", "data.cache_limit_gb", "data.index_cache",
     "trainer.devices", "trainer.num_nodes", "trainer.strategy", "trainer.default_root_dir",
     "callbacks", "logger", "paths",

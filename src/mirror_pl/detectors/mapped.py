@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mirror_pl.errors import CheckpointError
+
 
 class _Mapping(NamedTuple):
     """Where a file lies in this process's memory: addresses, the place in the file that they begin at, and its inode."""
@@ -65,6 +67,8 @@ class MappedFiles:
         with Path(found.path).open("rb") as file:
             if os.fstat(file.fileno()).st_ino != found.inode:  # another file of that name by now
                 return tensor
+            if os.fstat(file.fileno()).st_size < place + tensor.nbytes:
+                raise CheckpointError(f"{found.path} became shorter while it was read; copy it anew, then load it again")
             pages = mmap.mmap(
                 file.fileno(), ahead + tensor.nbytes, flags=mmap.MAP_PRIVATE, offset=place - ahead
             )  # may be written to, which does not reach the file

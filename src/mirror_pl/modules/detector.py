@@ -206,13 +206,14 @@ class DetectorModule(TrainableModule):
             together: Crops per batch.
         """
         side = self.detector.spec.crop_px
+        scorer = SplittingScorer(self.heads or self.detector)  # its own: what fits here need not be what the run has
         crops = torch.zeros(together, 3, side, side, dtype=torch.uint8, device=self.device)
         passed = 0.0
         for pixels in (crops[:1], crops)[int(self.detector.compiled) :]:
             for _ in range(2):  # once to warm up: the first call on a GPU takes seconds, as one that compiles does
                 began = time.perf_counter()
                 with self.trainer.precision_plugin.forward_context(), float32_products(self.device, tf32=self.tf32):
-                    self.scorer(pixels).logit.cpu()  # which waits for the device
+                    scorer(pixels).logit.cpu()  # which waits for the device
                 passed = (time.perf_counter() - began) / len(pixels)
             if passed >= SLOW_CROP_S:
                 break

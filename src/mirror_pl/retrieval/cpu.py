@@ -43,7 +43,7 @@ def over_heads(queries: Tensor, keys: Tensor, work: Callable[[int, int, NDArray[
     list(_threads(torch.get_num_threads(), os.getpid()).map(one_head, range(heads * batch)))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # callers may have other numbers of threads
 def _threads(count: int, process: int) -> ThreadPoolExecutor:
     """Return threads in each of which torch multiplies alone; of this process, since a fork has none of its parent's.
 
