@@ -210,7 +210,8 @@ class BenchmarkDataModule(L.LightningDataModule):
             InBatches(dataset, collate_images),
             batch_size=None,
             sampler=ShareOfBatches(len(self.index), self.images_per_batch, ranks, rank, self.done),
-            num_workers=self._workers_for(dataset),
+            # By what decoding takes: how much of it the cache will spare is not known, and it is left as it is.
+            num_workers=self._workers_for(BenchmarkDataset(self.index, self.spec, None, crops, self.conditions)),
             collate_fn=as_it_is,  # type: ignore[arg-type]  # without batch_size, it is given no list
             pin_memory=device_type(self.trainer) == "cuda",
             worker_init_fn=in_worker,
