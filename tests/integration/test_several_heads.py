@@ -199,6 +199,6 @@ def test_refused(files: list[Path], tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"heads: .*none\.ckpt does not exist"):
         check_early(compose("eval", arguments(tmp_path / "out", files[0], f"heads=[{tmp_path / 'none.ckpt'}]")))
-    with pytest.raises(ConfigError, match="heads: calibration and repeat are of one detector"):
+    with pytest.raises(ConfigError, match="heads: calibration, repeat and quantise are of one detector"):
         evaluate(tmp_path / "out", files[0], f"heads=[{files[1]}]", "calibration=x.json")
     assert not (tmp_path / "out").exists()
