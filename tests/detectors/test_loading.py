@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES
 from mirror_pl.detectors.lora import adapter_shapes, merge_lora
 from mirror_pl.detectors.mapped import MappedFiles
 from mirror_pl.detectors.mirror import MirrorDetector
+from mirror_pl.errors import CheckpointError
 from mirror_pl.files import path_sha256
 
 
@@ -91,6 +93,17 @@ def test_converting_leaves_no_pages_of_the_file(kind: str, tmp_path: Path) -> No
         tensors["a"][-1, -1] += 1  # is not in the file
     assert torch.equal(files.copied(tensors["a"], "cpu", torch.float32), tensors["a"])
     assert not torch.equal(tensors["a"], content["a"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="tells by Linux's list of mappings")
+def test_a_file_that_became_shorter_is_refused(tmp_path: Path) -> None:
+    """To read its mapping would end the process."""
+    file = tmp_path / "x.safetensors"
+    save_file({"a": torch.randn(2**10, 2**10)}, file)
+    tensor = load_file(file)["a"]
+    os.truncate(file, 2**20)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors became shorter while it was read"):
+        MappedFiles().converted(tensor, "cpu", torch.bfloat16)
 
 
 def resident_kib(path: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,22 +27,24 @@ class _Mapping(NamedTuple):
 
 
 class MappedFiles:
-    """Copies tensors that are mapped from files, by Linux's list of what is mapped where.
+    """Copies tensors that are mapped from files, by Linux's list of what is mapped where, read at the first copy.
 
     Pages of a mapping that were read stay in memory while any tensor of the file is used. So a tensor is read through a
     mapping of its own, which is gone with it. Where that cannot be, it is copied as it is: on other systems, and where
     something was written to it, which is not in the file.
     """
 
-    def __init__(self) -> None:
-        self._mappings: list[_Mapping] = []
+    @cached_property
+    def _mappings(self) -> list[_Mapping]:
+        found = []
         with suppress(OSError):
             for entry in Path("/proc/self/maps").read_bytes().splitlines():  # of bytes: a name may have line ends of Unicode
                 line = os.fsdecode(entry)
                 addresses, mode, offset, _, inode, *path = line.split(maxsplit=5)
                 if path and path[0].startswith("/") and mode.endswith("p"):
                     start, stop = (int(address, 16) for address in addresses.split("-"))
-                    self._mappings.append(_Mapping(start, stop, int(offset, 16), int(inode), path[0]))
+                    found.append(_Mapping(start, stop, int(offset, 16), int(inode), path[0]))
+        return found
 
     def converted(self, tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
         """Return a tensor on a device and of a dtype: itself, where it is."""
@@ -49,7 +52,11 @@ class MappedFiles:
         return tensor if is_there else self.copied(tensor, device, dtype)
 
     def copied(self, tensor: Tensor, device: torch.device | str, dtype: torch.dtype) -> Tensor:
-        """Return a copy of a tensor on a device and of a dtype; it may be written to."""
+        """Return a copy of a tensor on a device and of a dtype; it may be written to.
+
+        Raises:
+            CheckpointError: If its file has become shorter than it was when it was mapped.
+        """
         source = tensor
         if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.nbytes >= mmap.PAGESIZE:
             with suppress(OSError):
