@@ -223,6 +223,9 @@ class BenchmarkDataModule(L.LightningDataModule):
         given = self.num_workers is not None or not hasattr(module, "seconds_per_crop")
         if given or self.trainer is None or self.trainer.state.fn == "fit":  # which must not draw random numbers for this
             return workers(self.num_workers)
+        at_most = usable_cores() // self.trainer.num_devices
+        if at_most <= 1:
+            return 1
         places = np.linspace(0, len(dataset) - 1, MEASURED_IMAGES + 1).astype(int).tolist()
         seconds = []
         for place in places:
@@ -230,8 +233,10 @@ class BenchmarkDataModule(L.LightningDataModule):
             dataset[place]
             seconds.append(time.perf_counter() - began)
         crops = crop_count(self.crops or "center") * len(self.conditions)
-        wanted = 1.25 * statistics.mean(seconds[1:]) / (crops * module.seconds_per_crop(self.crops_per_batch))
-        return max(1, min(math.ceil(wanted), usable_cores() // self.trainer.num_devices))
+        # As many as a batch of this run has, so that no other size is compiled, or taken for too large.
+        together = min(self.crops_per_batch, crops * min(self.images_per_batch, len(dataset)))
+        wanted = 1.25 * statistics.mean(seconds[1:]) / (crops * module.seconds_per_crop(together))
+        return max(1, min(math.ceil(wanted), at_most))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return what `test_dataloader` returns."""
