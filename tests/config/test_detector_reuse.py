@@ -110,6 +110,23 @@ def test_half_weights_in_8_bits_are_loaded_so_and_handed_on(loads: list[Any], tm
     assert len(loads) == 2
 
 
+def test_compiled_code_is_kept_where_it_is_said_and_only_if_something_is_compiled(
+    loads: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "torch's own")
+    monkeypatch.setattr(MirrorDetector, "compile_backbone", lambda self: None)  # which takes long
+    cache = tmp_path / "outputs" / "compiled"
+    assert not loads
+    detector_of(f"compile_cache={cache}")
+    assert (cache.exists(), os.environ["TORCHINDUCTOR_CACHE_DIR"]) == (False, "torch's own")
+    detector_of("compile=true", f"compile_cache={cache}")
+    assert (cache.is_dir(), os.environ["TORCHINDUCTOR_CACHE_DIR"]) == (True, str(cache))
+    (tmp_path / "file").touch()
+    detector_of()  # so that none that is compiled already is handed on
+    with pytest.raises(ConfigError, match=r"compile_cache: .*file.* cannot be written: .*; give compile_cache=FOLDER"):
+        detector_of("compile=true", f"compile_cache={tmp_path / 'file' / 'x'}")
+
+
 @pytest.mark.parametrize(
     "change",
     [
