@@ -26,8 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from decode import decoding_bound, only_decoded, plain_pillow, smooth_noise
 from mirror_pl.detectors import DetectorConfig, MirrorDetector
 from mirror_pl.detectors.known_backbones import known_backbone
-from mirror_pl.detectors.scoring import PRECISIONS as PRECISION_TABLE
-from mirror_pl.detectors.scoring import computing_in
+from mirror_pl.detectors.scoring import computing_in, precision_of
 from paired import Row, best_device, matrix_bound, quick, timed
 from retrieval import operations as bank_operations
 
@@ -183,7 +182,7 @@ def precisions(backbone: str = "dinov3_b", batch: int = 16, repeats: int = 5) ->
 
     ways = {"32-true": partial(scored, exact, "32-true")}
     for name in ("bf16-mixed", "bf16-true"):
-        changed = copy.deepcopy(exact).to(PRECISION_TABLE[name].weights)
+        changed = copy.deepcopy(exact).to(precision_of(name).weights)
         ways[name] = partial(scored, changed, name)
     if find_spec("torchao"):
         from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
