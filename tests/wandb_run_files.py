@@ -73,7 +73,10 @@ def _update(target: dict[str, Any], items: Any) -> None:
 
 
 def _records(content: bytes) -> Iterator[bytes]:
-    """Take apart the format, LevelDB's log: blocks of 32 KB with pieces of records, each with checksum, length and kind."""
+    """Take apart the format, LevelDB's log: blocks of 32 KB with pieces of records, each with checksum, length and kind.
+
+    W&B's helper process may be writing the file: a last piece that is not whole yet ends it.
+    """
     assert content[:4] == b":W&B"
     position, pieces = HEADER_BYTES, []
     while position + HEADER_BYTES <= len(content):
@@ -84,6 +87,8 @@ def _records(content: bytes) -> Iterator[bytes]:
         checksum, length, kind = struct.unpack_from("<IHB", content, position)
         piece = content[position + HEADER_BYTES : position + HEADER_BYTES + length]
         position += HEADER_BYTES + length
+        if position > len(content):
+            return
         assert checksum == zlib.crc32(bytes([kind]) + piece)
         pieces.append(piece)
         if kind in (1, 4):  # a whole record, or the last piece of one
