@@ -24,7 +24,7 @@ DEFAULT = (
     "retrieval", "detector", "training", "baselines", "decode", "suite", "detector:precisions", "detector:predict",
     "scaling:ray", "index", "scaling:report",
 )  # fmt: skip
-LONG = ("scaling:neighbours", "scaling")
+LONG = ("loading", "scaling:neighbours", "scaling")
 GPU = {
     "gpu:kernel": 50, "gpu:tiles": 85, "gpu:products": 30, "gpu:retrieval": 30, "gpu:detector": 145, "gpu:splitting": 35,
     "gpu:processes": 60, "gpu:training": 45,

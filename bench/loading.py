@@ -5,41 +5,31 @@ torch.load, load_state_dict. Each load runs in a fresh process, after its import
 that are mapped from a file cost nothing until they are used, so each load is measured a second time up to the sum of all
 its tensors. Files with random weights are written to a temporary folder: 3.1 times the weights, 10.3 GB for H+.
 Needs torch, transformers, peft and safetensors only.
-
-    python bench/loading.py [--backbone dinov3_hplus] [--repeats 5] [--folder TEMPORARY]
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from paired import resident_bytes
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))  # runs without being installed
+from torch import nn
 
 from mirror_pl.detectors import BackboneConfig, DetectorConfig, MirrorDetector, load_detector
 from mirror_pl.detectors.backbone import Backbone
 from mirror_pl.detectors.checkpoint import read_detector, save_folder
 from mirror_pl.detectors.detector_config import LoraConfig, MemoryBankConfig
 from mirror_pl.detectors.known_backbones import KNOWN_BACKBONES, known_backbone
+from paired import Row, copy_ceiling, fresh, quick, resident_bytes
 
+RETURNED, USED = "until the load returns", "until every tensor is summed"
 CHECKPOINT, BACKBONE, CONVERTED = "checkpoint-h-cur.pth", "backbone", "converted"
-MIB = 2**20
 _SAME_WEIGHTS = ("plain, float32", ".pth, float32", "safetensors, float32")
 
 
@@ -153,8 +143,8 @@ def _filled(module: nn.Module) -> nn.Module:
     return module
 
 
-def measure_here(way: Way, folder: Path) -> dict[str, float]:
-    """Load once, in this process: seconds and bytes added to the peak, of the load, and up to the use of every tensor."""
+def measured(name: str, folder: Path) -> tuple[dict[str, float], float]:
+    """Load once, in this process: what it took until the load returned, and until every tensor was summed; and their sum."""
     # Imports are not counted; transformers and peft put theirs off.
     import peft  # noqa: F401
     from transformers import AutoModel  # noqa: F401
@@ -164,112 +154,67 @@ def measure_here(way: Way, folder: Path) -> dict[str, float]:
     with torch.device("meta"):  # and what is imported or set up at first use
         PlainDetector(Backbone(KNOWN_BACKBONES["tiny"]).model)
         MirrorDetector(DetectorConfig(KNOWN_BACKBONES["tiny"]))
+    way = ways()[name]
     if way.device == "cuda":
         torch.ones(1, device="cuda").sum().item()
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = resident_bytes("VmRSS")
-    start = time.perf_counter()
+    before, start = resident_bytes("VmRSS"), time.perf_counter()
+
+    def taken(until: str) -> dict[str, float]:
+        return {
+            f"s {until}": time.perf_counter() - start,
+            f"bytes {until}": float(resident_bytes("VmHWM") - before),
+        }
+
     detector = way.load(folder)
     if way.device == "cuda":
         torch.cuda.synchronize()
-    result = {"load_s": time.perf_counter() - start, "load_bytes": float(resident_bytes("VmHWM") - before)}
-    checksum = _touch(detector)
-    result |= {"used_s": time.perf_counter() - start, "used_bytes": float(resident_bytes("VmHWM") - before)}
-    result["held_bytes"] = float(sum(tensor.nbytes for tensor in detector.state_dict().values()))
-    return result | {"checksum": checksum}
+    found = taken(RETURNED)
+    tensors = detector.state_dict().values()
+    with torch.no_grad():
+        total = sum(tensor.sum(dtype=torch.float32).item() for tensor in tensors)
+    found |= taken(USED)
+    held = sum(tensor.nbytes for tensor in tensors)
+    return {key: value / held if key.startswith("bytes") else value for key, value in found.items()}, total
 
 
-@torch.no_grad()
-def _touch(detector: nn.Module) -> float:
-    """Sum all tensors of a detector, so that none is left on disk; adapters and weights alike."""
-    tensors: Iterable[Tensor] = detector.state_dict().values()
-    return float(sum(tensor.sum(dtype=torch.float32).item() for tensor in tensors))
-
-
-def measure(
-    backbone: str = "dinov3_hplus", repeats: int = 5, folder: Path | None = None, only: Iterable[str] | None = None
-) -> tuple[int, dict[str, dict[str, float]]]:
-    """Measure every way, taken in turn, each time in a fresh process.
+@quick(backbone="tiny")
+def rows(backbone: str = "dinov3_hplus", folder: str = "", repeats: int = 5) -> Iterator[Row]:
+    """Seconds, and bytes added to the peak of resident memory in times those of the detector's tensors.
 
     Args:
-        backbone: A known name.
-        repeats: Rounds; medians over them are returned.
-        folder: Where the files are written for the time of the measurement; the system's temporary folder if not given.
-        only: Names of the ways to measure; all that this machine can, if not given.
-
-    Returns:
-        The bytes of the weights, and for each way the medians of ``load_s``, ``load_bytes`` (of the load alone) and
-        ``used_s``, ``used_bytes`` (up to the use of every tensor), and ``held_bytes``, of the detector's tensors. Bytes are
-        resident memory added to the peak.
-
-    Raises:
-        RuntimeError: If two ways that should give the same weights do not.
+        backbone: One of `KNOWN_BACKBONES`.
+        folder: Where files are written for the time of the measurement; the system's temporary folder if empty.
     """
-    names = list(ways() if only is None else only)
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        weights = _in_child("write", temporary, backbone)["bytes"]  # elsewhere, so that its memory is given back
-        for round_ in range(repeats):
-            print(f"round {round_ + 1} of {repeats}", file=sys.stderr)
-            for name in names:
-                for file in ways()[name].files:
+    os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in ways()}
+    sums = set()
+    with tempfile.TemporaryDirectory(dir=folder or None) as temporary:
+        # In a process of its own, so that its memory is given back.
+        weights = fresh(write_files, Path(temporary), known_backbone(backbone))
+        for _ in range(repeats):
+            for name, way in ways().items():
+                for file in way.files:
                     _read(Path(temporary) / file)
-                rounds[name].append(_in_child("load", temporary, name))
-    unmerged = {row["checksum"] for name in names if name in _SAME_WEIGHTS for row in rounds[name]}
-    if len(unmerged) > 1:
-        raise RuntimeError(f"the ways load different weights: their sums are {unmerged}")
-    keys = ("load_s", "load_bytes", "used_s", "used_bytes", "held_bytes")
-    medians = {name: {key: statistics.median(row[key] for row in rows) for key in keys} for name, rows in rounds.items()}
-    return int(weights), medians
+                taken, total = fresh(measured, name, Path(temporary))
+                found[name].append(taken)
+                sums |= {total} if name in _SAME_WEIGHTS else set()
+    if len(sums) > 1:
+        raise RuntimeError(f"the ways load different weights: their sums are {sums}")
+    copied_s = 2 * weights / copy_ceiling(torch.device("cpu"))
+    for key in found[_SAME_WEIGHTS[0]][0]:
+        what, _, until = key.partition(" ")
+        bound = {"possible": copied_s, "bound": "float32 weights copied in memory"} if key == f"s {USED}" else {}
+        plain = ""
+        for name, taken_of in found.items():  # each precision and device begins with the plain path
+            plain = name if name.startswith("plain") else plain
+            unit = "s" if what == "s" else "x tensors"
+            yield Row(name, unit, [one[key] for one in taken_of], plain, part=f"{backbone}, {until}", **bound)
 
 
 def _read(path: Path) -> None:
     """Bring a file, or the files of a folder, into the file cache."""
     for file in path.iterdir() if path.is_dir() else [path]:
         with file.open("rb", buffering=0) as opened:
-            while opened.read(16 * MIB):
+            while opened.read(2**24):
                 pass
-
-
-def _in_child(task: str, folder: str, what: str) -> dict[str, float]:
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", task, folder, what],
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=os.environ | {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1"},
-    )
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", choices=KNOWN_BACKBONES, default="dinov3_hplus")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, help="where to write the files; they are deleted afterwards")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.child:
-        task, folder, what = options.child
-        if task == "write":
-            print(json.dumps({"bytes": write_files(Path(folder), known_backbone(what))}))
-        else:
-            print(json.dumps(measure_here(ways()[what], Path(folder))))
-        return
-
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    weights, medians = measure(options.backbone, options.repeats, options.folder)
-    print(f"{options.backbone}, {weights:,} bytes of float32 weights; medians of {options.repeats}, warm file cache")
-    print("after imports; used: until every tensor was summed; bytes: what the peak grew by, in times the tensors\n")
-    print(f"{'':<36}{'load s':>9}{'ratio':>8}{'used s':>9}{'ratio':>8}{'load bytes':>12}{'used bytes':>12}")
-    plain: dict[str, float] = {}
-    for name, row in medians.items():  # each precision and device begins with the plain path
-        plain = row if name.startswith("plain") else plain
-        seconds = "".join(f"{row[key]:>9.3f}{row[key] / plain[key]:>8.3f}" for key in ("load_s", "used_s"))
-        memory = "".join(f"{row[key] / row['held_bytes']:>12.2f}" for key in ("load_bytes", "used_bytes"))
-        print(f"{name:<36}{seconds}{memory}")
-
-
-if __name__ == "__main__":
-    main()

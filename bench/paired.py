@@ -71,23 +71,28 @@ def quick(**settings: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def all_seconds_of(
-    ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, warm_up: int = 1, passes: int = 1
+    ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device, warm_up: int = 1, least_s: float = 0
 ) -> dict[str, list[float]]:
-    """Seconds of each way, round by round. They are taken in turn, so that a busy minute falls on all of them.
+    """Seconds of each way, round by round: in turn, there and back, so that busy minutes fall on all of them.
 
     Args:
-        passes: Calls per round, for what is too short to be timed alone; seconds are of one.
+        least_s: Seconds that a way is called over and over in a round, by its speed in the warm-up; so a pause of the
+            machine weighs no more on a fast way than on a slow one. What is returned is of one call.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
+    calls = dict.fromkeys(ways, 1)
     for round_ in range(warm_up + repeats):
-        for name, way in ways.items():
+        for name, way in list(ways.items())[:: (-1) ** round_]:
             synchronise(device)
             start = time.perf_counter()
-            for _ in range(passes):
+            for _ in range(calls[name]):
                 way()
             synchronise(device)
+            spent = (time.perf_counter() - start) / calls[name]
             if round_ >= warm_up:
-                seconds[name].append((time.perf_counter() - start) / passes)
+                seconds[name].append(spent)
+            else:
+                calls[name] = max(1, round(least_s / spent))
     return seconds
 
 
@@ -98,9 +103,9 @@ def timed(
 
     Args:
         unit: "s" or a rate, of which a call makes `count`.
-        more: Of each row; of `all_seconds_of`, `warm_up` and `passes`.
+        more: Of each row; of `all_seconds_of`, `warm_up` and `least_s`.
     """
-    turns = {key: more.pop(key) for key in ("warm_up", "passes") if key in more}
+    turns = {key: more.pop(key) for key in ("warm_up", "least_s") if key in more}
     for name, seconds in all_seconds_of(ways, repeats, device, **turns).items():
         yield Row(name, unit, [count / value for value in seconds] if unit.endswith("/s") else seconds, **more)
 

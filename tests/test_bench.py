@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 
-from paired import finished, interval
+from paired import all_seconds_of, finished, interval
 
 
 @pytest.mark.parametrize(
@@ -19,6 +21,22 @@ from paired import finished, interval
 def test_intervals_are_those_of_order_statistics(count: int, low: int, high: int, coverage: float) -> None:
     """Of 20 values the 6th and the 15th, as in published tables."""
     assert interval([float(value) for value in reversed(range(count))]) == pytest.approx((low, high, coverage), abs=1e-4)
+
+
+def test_ways_are_taken_there_and_back_and_the_fast_ones_again_and_again() -> None:
+    calls: list[str] = []
+
+    def way(name: str, seconds: float) -> None:
+        calls.append(name)
+        time.sleep(seconds)
+
+    ways = {"fast": lambda: way("fast", 0.002), "slow": lambda: way("slow", 0.02)}
+    seconds = all_seconds_of(ways, 2, torch.device("cpu"), least_s=0.02)
+    assert [len(values) for values in seconds.values()] == [2, 2]
+    assert 0.002 <= min(seconds["fast"]) < 0.02, "seconds are of one call"
+    blocks = [name for name, before in zip(calls, ["", *calls], strict=False) if name != before]
+    assert blocks == ["fast", "slow", "fast", "slow"], "the warm-up, there; back; and there again"
+    assert calls.count("fast") > 2 * calls.count("slow")
 
 
 def test_ratios_and_shares() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, overload
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mirror_pl.calibration import Calibration
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.exact import no_narrower
-from mirror_pl.detectors.scoring import predict_all
+from mirror_pl.detectors.scoring import HasWeights, device_of, predict_all
 from mirror_pl.detectors.verdict import Prediction, Verdict
 from mirror_pl.errors import CheckpointError, ConfigError
 from mirror_pl.images.pictures import Picture, prepare
@@ -28,8 +28,15 @@ if TYPE_CHECKING:
     from mirror_pl.detectors.checkpoint.read import RawCheckpoint
     from mirror_pl.detectors.quantise import Quantised
 
-DEVICE_TURN = threading.RLock()
-"""For devices other than a CPU: how a GPU multiplies is a setting of the process, which threads must not change in turns."""
+_DEVICE_TURN = threading.RLock()
+
+
+def device_turn(detector: HasWeights) -> AbstractContextManager[object]:
+    """Return what a thread holds while a detector works, so that on a device other than a CPU they take turns.
+
+    How a GPU multiplies is a setting of the process.
+    """
+    return nullcontext() if device_of(detector).type == "cpu" else _DEVICE_TURN
 
 
 class Detector(nn.Module, ABC):
@@ -66,7 +73,7 @@ class Detector(nn.Module, ABC):
         self.spec = spec
 
     def __repr__(self) -> str:
-        weight = next(self.parameters())
+        weight = next(self.parameters(), torch.empty(0))
         count = sum(parameter.numel() for parameter in self.parameters())
         mode = "train mode" if self.training else "eval mode"
         return (
@@ -214,15 +221,14 @@ class Detector(nn.Module, ABC):
         """
         policy = policy or self.protocol
         several: Sequence[Any] = pictures if isinstance(pictures, list | tuple) else [pictures]
-        if device is not None and torch.device(device) != next(self.parameters()).device:
-            with DEVICE_TURN:
+        if device is not None and torch.device(device) != device_of(self):
+            with _DEVICE_TURN:
                 self.to(device)
-        on_cpu = next(self.parameters()).device.type == "cpu"
         at_once = max(1, batch_size // policy.count)
         found: list[Prediction] = []
         for start in range(0, len(several), at_once):  # so that memory does not depend on how many there are
             prepared = [prepare(picture, self.spec, policy.crops) for picture in several[start : start + at_once]]
-            with nullcontext() if on_cpu else DEVICE_TURN:
+            with device_turn(self):
                 found += predict_all(self, prepared, policy=policy, batch_size=batch_size, precision=precision)
         found = [replace(prediction, picture=picture) for prediction, picture in zip(found, several, strict=True)]
         return found if several is pictures else found[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mirror_pl.detectors.aggregation import CropPolicy
 from mirror_pl.detectors.backbone import Backbone, Features
-from mirror_pl.detectors.contract import DEVICE_TURN, Detector
+from mirror_pl.detectors.contract import Detector, device_turn
 from mirror_pl.detectors.detector_config import BackboneConfig, DetectorConfig, LoraConfig
 from mirror_pl.detectors.head import DualBranchHead
 from mirror_pl.detectors.lora import add_lora
@@ -286,5 +285,5 @@ class MirrorDetector(Detector):
         prepared = prepare(picture, self.spec, (policy or CropPolicy()).crops)
         if prepared.pixels is None:
             raise UndecodableImageError(prepared.reason)
-        with nullcontext() if next(self.parameters()).device.type == "cpu" else DEVICE_TURN:
+        with device_turn(self):
             return token_maps(self, prepared, batch_size=batch_size, precision=precision)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mirror_pl.detectors.scoring import device_of
 from mirror_pl.errors import ConfigError
 from mirror_pl.locate import miniature_dir
 
@@ -72,7 +73,7 @@ def quantise(detector: Detector, kind: Kind, *, precision: str = "32-true") -> Q
         ConfigError: If torchao is not installed, the device cannot multiply so, or the detector is in training, quantised
             already, has LoRA apart or no transformer; or if scores do not hold.
     """
-    config = _config(kind, next(detector.parameters()).device)
+    config = _config(kind, device_of(detector))
     if detector.training or any(weight.requires_grad for weight in detector.parameters()):
         raise ConfigError(f"quantise={kind}: the detector is in training; call detector.requires_grad_(False).eval() first")
     if detector.quantised is not None:
@@ -132,7 +133,7 @@ def _is_of_a_layer(name: str, part: nn.Module) -> bool:
 def _pictures(detector: Detector) -> list[Path]:
     """Return test pictures of the miniature, evenly spread, half of them real."""
     weights = sum(weight.numel() for weight in detector.backbone.parameters())
-    is_slow = next(detector.parameters()).device.type == "cpu" and weights > 10**8
+    is_slow = device_of(detector).type == "cpu" and weights > 10**8
     half = (FEWER_ON_A_CPU if is_slow else PICTURES) // 2
     found = sorted((miniature_dir() / "test").glob("*/*.jpg"))
     reals = [path for path in found if path.parent.name == "reals"]

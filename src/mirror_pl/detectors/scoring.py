@@ -60,6 +60,12 @@ class HasWeights(Protocol):
         """Return its weights: it is where they are."""
 
 
+def device_of(detector: HasWeights) -> torch.device:
+    """Return where a detector's weights are; of one without any, the CPU."""
+    weight = next(detector.parameters(), None)
+    return torch.device("cpu") if weight is None else weight.device
+
+
 @contextmanager
 def computing_in(precision: str, detector: HasWeights) -> Iterator[torch.device]:
     """Compute without gradients in a precision, and give the detector's device.
@@ -71,7 +77,7 @@ def computing_in(precision: str, detector: HasWeights) -> Iterator[torch.device]
     Raises:
         ConfigError: If there is no such precision, or the weights are wider than it says.
     """
-    kind, device = precision_of(precision), next(detector.parameters()).device
+    kind, device = precision_of(precision), device_of(detector)
     backbone = getattr(detector, "backbone", None)
     weight = None if backbone is None else next(backbone.parameters(), None)
     if weight is not None and kind.weights not in (torch.float32, weight.dtype):

@@ -21,6 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from mirror_pl.abstention import UNSURE, VERDICTS
 from mirror_pl.detectors import CropPolicy, MirrorDetector, Prediction
 from mirror_pl.detectors.aggregation import AGGREGATES, VALUES
+from mirror_pl.detectors.contract import device_turn
 from mirror_pl.detectors.maps import token_maps
 from mirror_pl.errors import ConfigError
 from mirror_pl.explanation import drawn_maps
@@ -304,7 +305,7 @@ def _pictures(scorer: Scorer, image: Image.Image, prepared: PreparedPicture) -> 
     detector = scorer.detector
     if not isinstance(detector, MirrorDetector) or detector.config.memory_bank is None:
         return
-    with scorer.turn():
+    with device_turn(scorer.detector):
         found = token_maps(detector, prepared, batch_size=scorer.batch_size, precision=scorer.precision)
     yield from ((drawn, title) for title, drawn in drawn_maps(image, found, MAP_PX))
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final
 
 from mirror_pl.detectors import CropPolicy, Detector, Prediction
-from mirror_pl.detectors.contract import DEVICE_TURN
+from mirror_pl.detectors.contract import device_turn
 from mirror_pl.errors import LostProcessError
 from mirror_pl.prediction import Item, Limits, pictures_at_once, score, workers_of
 from mirror_pl.prediction.engine import Batch
@@ -48,10 +47,6 @@ class Scorer:
         """How many pictures are scored together, at most."""
         return pictures_at_once(self.batch_size, self.policy)
 
-    def turn(self) -> AbstractContextManager[object]:
-        """Return what to hold while the detector works: on a device other than a CPU, threads take turns."""
-        return nullcontext() if next(self.detector.parameters()).device.type == "cpu" else DEVICE_TURN
-
     def score(
         self,
         items: Iterable[Item],
@@ -69,7 +64,7 @@ class Scorer:
             with_origin: Likewise.
         """
         left = list(items)
-        with self.turn():
+        with device_turn(self.detector):
             try:
                 for found in score(
                     list(left),
