@@ -290,7 +290,7 @@ def draw(known: Known, path: Path) -> None:
     panels = (
         ("Seconds, by images", "s", ("index", "eval", "report", "predict"), 1),
         ("Peak memory in MiB, by images", "MiB", ("index", "eval", "report", "predict"), 1),
-        ("Retrieval of an image in ms, by slots or tokens", "s", ("slots", "tokens"), 1000),
+        ("Retrieval of an image in ms", "s", ("slots", "tokens"), 1000),
         ("Seconds of an evaluation, by processes", "s", ("ranks",), 1),
     )
     figure = Figure(figsize=(10, 7.5), facecolor="white", layout="constrained")
@@ -306,7 +306,7 @@ def draw(known: Known, path: Path) -> None:
         axes.grid(color="#e2e5e7")
         axes.tick_params(labelsize=11)
         if axes.lines:
-            axes.legend(fontsize=11, frameon=False)
+            axes.legend(loc="upper left" if parts == ("ranks",) else "lower right", fontsize=11, frameon=False)
         if parts == ("ranks",):
             axes.set(ylim=(0, None), xticks=(1, 2, 3, 4))
         else:
