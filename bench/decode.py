@@ -92,8 +92,8 @@ def _key(path: Path) -> bytes:
     return key
 
 
-@quick(files=1)
-def rows(files: int = 2, repeats: int = 5) -> Iterator[Row]:
+@quick(files=1, least_s=0)
+def rows(files: int = 2, repeats: int = 5, least_s: float = 1) -> Iterator[Row]:
     """Images/s over `files` files of each size and format."""
     device = torch.device("cpu")
     with tempfile.TemporaryDirectory() as name:
@@ -142,7 +142,7 @@ def rows(files: int = 2, repeats: int = 5) -> Iterator[Row]:
             device,
             "images/s",
             len(paths),
-            least_s=0.0 if repeats == 1 else 1.0,
+            least_s=least_s,
             **given,
             **of_crops,
         )

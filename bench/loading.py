@@ -144,7 +144,7 @@ def _filled(module: nn.Module) -> nn.Module:
 
 
 def measured(name: str, folder: Path) -> tuple[dict[str, float], float]:
-    """Load once, in this process: what it took until the load returned, and until every tensor was summed; and their sum."""
+    """Load once, in this process: what it took until the load returned, and until every tensor was summed; and that sum."""
     # Imports are not counted; transformers and peft put theirs off.
     import peft  # noqa: F401
     from transformers import AutoModel  # noqa: F401

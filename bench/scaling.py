@@ -27,7 +27,7 @@ import hydra  # noqa: F401 - commands need it
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 import index
 from mirror_pl.detectors import Detector, Verdict
@@ -46,7 +46,6 @@ class Brightness(Detector):
 
     def __init__(self) -> None:
         super().__init__(PreprocessSpec(crop_px=16, align_suffixes=()))
-        self.weight = nn.Parameter(torch.ones(()), requires_grad=False)  # whose device is the detector's
 
     @classmethod
     def load(cls, checkpoint: object, **_: object) -> Brightness:
@@ -56,7 +55,7 @@ class Brightness(Detector):
 
     def score(self, pixels: Tensor) -> Verdict:
         """Score by brightness."""
-        logit = self.weight * (pixels.mean(dim=(1, 2, 3)) - 0.5)
+        logit = pixels.mean(dim=(1, 2, 3)) - 0.5
         return Verdict(logit, logit.sigmoid(), {})
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import mirror_pl
@@ -23,6 +24,7 @@ from mirror_pl import load_detector
 from mirror_pl.config.command import compose
 from mirror_pl.detectors import Detector, Verdict
 from mirror_pl.errors import ConfigError, MirrorError
+from mirror_pl.images import PreprocessSpec
 from mirror_pl.jobs import eval as evaluation
 from mirror_pl.jobs import report as reporting
 from mirror_pl.locate import CHECKOUT, miniature_dir, registered_detectors
@@ -145,3 +147,6 @@ def test_a_class_without_load_is_only_built_in_python(tmp_path: Path) -> None:
         load_detector(tmp_path, detector=Bare)
     with pytest.raises(ConfigError, match=r"gain: detector=Bare has no such setting\. It has: none"):
         load_detector(tmp_path, detector=Bare, gain=2)
+    bare = Bare(PreprocessSpec()).eval()
+    assert "0 parameters, float32 on cpu, eval mode" in repr(bare)
+    assert bare.predict(Image.new("RGB", (300, 300), "white")).logit == pytest.approx(1)

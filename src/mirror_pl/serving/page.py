@@ -305,7 +305,7 @@ def _pictures(scorer: Scorer, image: Image.Image, prepared: PreparedPicture) -> 
     detector = scorer.detector
     if not isinstance(detector, MirrorDetector) or detector.config.memory_bank is None:
         return
-    with device_turn(scorer.detector):
+    with device_turn(detector):
         found = token_maps(detector, prepared, batch_size=scorer.batch_size, precision=scorer.precision)
     yield from ((drawn, title) for title, drawn in drawn_maps(image, found, MAP_PX))
 
